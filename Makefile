@@ -1,0 +1,28 @@
+# make demo: from nothing to an exported model and its bench.  make test: the whole gate.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test clean
+
+demo: $(VENV)/.demo
+	$(BIN)/trt-yolo export
+	$(BIN)/trt-yolo bench engines/demo.onnx
+
+test: $(VENV)/.test
+	PATH="$(CURDIR)/$(BIN):$$PATH" tools/check
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(PIP) -e ".[cpu]"
+	touch $@
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(PIP) -e ".[dev,cpu,rtx]"
+	touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) engines/*.onnx engines/*.json engines/*.engine

@@ -1,0 +1,108 @@
+"""One way to run frames through a model, whatever runs it.
+
+`Backend.infer` checks what it is given, fills up static batches, finishes NMS where the graph did not;
+a subclass writes only `_run`. Knows no sources, no letterbox geometry and no files.
+"""
+
+from __future__ import annotations
+
+import abc
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_yolo.errors import InputError
+from trt_yolo.manifest import DEFAULT_ROWS, Manifest
+from trt_yolo.vision.nms import greedy_nms, pad_rows, rows_from_head
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Frames = npt.NDArray[np.uint8]
+Rows = npt.NDArray[np.float32]
+
+
+class Output(NamedTuple):
+    """What a deploy graph returns.
+
+    Attributes:
+        detections: (N, rows, 6) float32, x1 y1 x2 y2 score class, letterboxed pixels, best first,
+            score 0 in unused rows.
+        unconverged: (N, 1) float32; above 0 where greedy NMS must still run over the rows.
+    """
+
+    detections: Rows
+    unconverged: npt.NDArray[np.float32]
+
+
+class Backend(abc.ABC):
+    """A loaded model.
+
+    Attributes:
+        manifest: What the model is.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def infer(self, frames_bgr: Frames, *, conf: float, iou: float) -> Rows:
+        """(N, rows, 6) float32, NMS done: x1 y1 x2 y2 score class, letterboxed pixels, best first.
+
+        Args:
+            frames_bgr: (N, H, W, 3) uint8, letterboxed; N from 1 to the model's largest batch.
+            conf: Scores must be above it, 0 to 1.
+            iou: NMS drops a row that overlaps a better one of its class by more, 0 to 1.
+
+        Raises:
+            InputError: Another shape or type, or a batch too large.
+        """
+        self._check(frames_bgr)
+        count, smallest = len(frames_bgr), self.manifest.batch.minimum
+        if count < smallest:
+            filling = np.zeros((smallest - count, *frames_bgr.shape[1:]), np.uint8)
+            frames_bgr = np.concatenate([frames_bgr, filling])
+        output = self._run(frames_bgr, conf, iou)
+        detections = output.detections[:count]
+        for index in np.flatnonzero(output.unconverged[:count, 0]):
+            rows = detections[index]
+            detections[index] = pad_rows(greedy_nms(rows[rows[:, 4] > 0], iou=iou), len(rows))
+        return detections
+
+    def close(self) -> None:  # noqa: B027  a backend may hold nothing
+        """Gives back what the backend holds; calling twice is fine."""
+
+    @abc.abstractmethod
+    def _run(self, frames_bgr: Frames, conf: float, iou: float) -> Output:
+        """The model's output for a batch whose shape and size have been checked."""
+
+    def _check(self, frames_bgr: Frames) -> None:
+        expected = (*self.manifest.imgsz_hw, 3)
+        if frames_bgr.dtype != np.uint8 or frames_bgr.shape[1:] != expected:
+            raise InputError(
+                f"frames are {frames_bgr.dtype} {frames_bgr.shape}; "
+                f"needed: uint8 (N, {expected[0]}, {expected[1]}, 3), letterboxed, BGR"
+            )
+        if not 1 <= len(frames_bgr) <= self.manifest.batch.maximum:
+            raise InputError(
+                f"a batch of {len(frames_bgr)} frames; this model takes 1 to {self.manifest.batch.maximum}"
+            )
+
+
+def output_from_head(
+    head: npt.NDArray[np.float32], *, conf: float, iou: float, rows: int = DEFAULT_ROWS
+) -> Output:
+    """What a deploy graph would have returned for a head graph's (N, 4 + classes, anchors) output."""
+    detections = [
+        pad_rows(greedy_nms(rows_from_head(image, conf=conf, limit=rows), iou=iou), rows) for image in head
+    ]
+    return Output(np.stack(detections), np.zeros((len(head), 1), np.float32))

@@ -1,0 +1,118 @@
+"""ONNX Runtime on the CPU: deploy graphs, and head graphs with the host's decode and NMS.
+
+Enters: an `.onnx` file or its bytes. Knows no sources and no processes.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from trt_yolo.backends.base import Backend, Frames, Output, output_from_head
+from trt_yolo.errors import BackendError, InputError, MissingDependencyError
+from trt_yolo.manifest import METADATA_KEY, Manifest, manifest_from_json, manifest_from_ultralytics
+
+_ERRORS_ONLY = 3
+
+
+class OnnxRuntimeBackend(Backend):
+    """A model in ONNX Runtime on the CPU.
+
+    Attributes:
+        session: The `onnxruntime.InferenceSession`.
+        threads: CPU threads of one inference.
+
+    Args:
+        model: Path of an `.onnx` file, or its bytes.
+        threads: CPU threads of one inference; None takes every core that this process may use.
+
+    Raises:
+        InputError: No such file, or no ONNX model.
+        UnsupportedModelError: An ONNX model, but no YOLOv8 detection model.
+        MissingDependencyError: onnxruntime is not installed.
+    """
+
+    def __init__(self, model: Path | bytes, *, threads: int | None = None) -> None:
+        self.threads = threads or available_cores()
+        session = _session(model, self.threads)
+        origin = str(model) if isinstance(model, Path) else "the model"
+        super().__init__(_manifest(session, origin))
+        self.session = session
+        self._inputs = [node.name for node in session.get_inputs()]
+        self._image_dtype = np.float16 if "16" in session.get_inputs()[0].type else np.float32
+
+    def feed(self, frames_bgr: Frames, conf: float, iou: float) -> dict[str, npt.NDArray[Any]]:
+        """The session's inputs for a batch: for a head graph, the pre-processing is done here."""
+        if self.manifest.graph == "head":
+            images = cv2.dnn.blobFromImages(
+                list(frames_bgr), 1 / 255, swapRB=True
+            )  # (N, 3, H, W) RGB, 0 to 1
+            return {self._inputs[0]: images.astype(self._image_dtype, copy=False)}
+        values = (frames_bgr, np.array([conf], np.float32), np.array([iou], np.float32))
+        return dict(zip(self._inputs, values, strict=True))
+
+    def _run(self, frames_bgr: Frames, conf: float, iou: float) -> Output:
+        outputs = self.session.run(None, self.feed(frames_bgr, conf, iou))
+        if self.manifest.graph == "head":
+            return output_from_head(outputs[0].astype(np.float32, copy=False), conf=conf, iou=iou)
+        return Output(*outputs)
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _session(model: Path | bytes, threads: int) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependencyError(
+            "running a model needs ONNX Runtime: pip install 'trt-yolo[cpu]' "
+            "(or 'trt-yolo[gpu]' on a machine with an NVIDIA GPU)"
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.intra_op_num_threads = threads
+    content = str(_existing(model)) if isinstance(model, Path) else model
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        name = str(model) if isinstance(model, Path) else "the model"
+        detail = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BackendError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {name}: {detail}; "
+            "export it again, or give the .onnx that trt-yolo or Ultralytics wrote"
+        ) from error
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise InputError(f"no such file: {path}; give the path of an .onnx model")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the path of an .onnx model")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty; export the model again")
+    return path
+
+
+def _manifest(session: Any, origin: str) -> Manifest:
+    metadata = session.get_modelmeta().custom_metadata_map
+    if METADATA_KEY in metadata:
+        return manifest_from_json(metadata[METADATA_KEY], origin=origin)
+    return manifest_from_ultralytics(
+        metadata,
+        input_shape=[side if isinstance(side, int) else str(side) for side in session.get_inputs()[0].shape],
+        output_shapes=[
+            [side if isinstance(side, int) else str(side) for side in output.shape]
+            for output in session.get_outputs()
+        ],
+        origin=origin,
+    )

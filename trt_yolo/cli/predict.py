@@ -1,0 +1,167 @@
+"""`trt-yolo predict`: images in; a table, JSON lines or drawn images out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from trt_yolo.detections import Detections
+    from trt_yolo.runtime.inline import Model, Thresholds
+
+
+def predict(
+    model: Annotated[str, typer.Argument(help="An exported .onnx; a .pt or a name is exported first.")],
+    sources: Annotated[list[str], typer.Argument(help="Images, folders, glob patterns.")],
+    conf: Annotated[float, typer.Option(help="Confidence must be above it.")] = 0.25,
+    iou: Annotated[float, typer.Option(help="NMS drops boxes that overlap a better one by more.")] = 0.7,
+    classes: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Only these class ids or names, such as 0,2 or person,car.", show_default="all"),
+    ] = None,
+    max_det: Annotated[int, typer.Option(help="The most detections an image.")] = 300,
+    save: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder for drawn images."),
+    ] = None,
+    threads: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="CPU threads.", show_default="all"),
+    ] = None,
+    json_line: Annotated[
+        bool, typer.Option("--json", help="One JSON object an image, each on its line.")
+    ] = False,
+) -> None:
+    """Detect objects in images. Exit code 1 if an image could not be read."""
+    from trt_yolo.cli.render import print_json, progress_bar, warn
+    from trt_yolo.loading import load
+    from trt_yolo.media.images import find_images
+    from trt_yolo.runtime.inline import Thresholds
+
+    paths = find_images(sources)
+    failed = 0
+    rows: list[list[str]] = []
+    with load(model, threads=threads) as loaded, _table_at_last(rows), progress_bar() as bar:
+        thresholds = Thresholds(
+            conf=conf, iou=iou, classes=_class_ids(classes, loaded.names), max_det=max_det
+        )
+        drawn = _drawn_paths(paths, save) if save is not None else {}
+        task = bar.add_task("images", total=len(paths))
+        for path, result in _results(loaded, paths, thresholds):
+            bar.advance(task)
+            if isinstance(result, str):
+                failed += 1
+                warn(f"{result} (skipped)")
+                continue
+            image, detections = result
+            if path in drawn:
+                _save(drawn[path], image, detections)
+            if json_line:
+                print_json(_json_object(path, detections))
+            else:
+                rows.append([str(path), str(len(detections)), _summary(detections)])
+    if failed:
+        warn(f"{failed} of {len(paths)} images could not be read")
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _table_at_last(rows: list[list[str]]) -> Iterator[None]:
+    """Prints the rows in the end, also where something failed half-way."""
+    from trt_yolo.cli.render import print_table
+
+    try:
+        yield
+    finally:
+        if rows:
+            print_table("detections", ["image", "objects", "what"], rows)
+
+
+_Result = tuple["npt.NDArray[np.uint8]", "Detections"]
+
+
+def _results(model: Model, paths: list[Path], thresholds: Thresholds) -> Iterator[tuple[Path, _Result | str]]:
+    """Each path with its image and detections, or with what is wrong with it; a batch at a time."""
+    from trt_yolo.errors import ImageError
+    from trt_yolo.media.images import read_image
+
+    batch: list[tuple[Path, npt.NDArray[np.uint8]]] = []
+    for number, path in enumerate(paths, start=1):
+        try:
+            batch.append((path, read_image(path)))
+        except ImageError as error:
+            yield path, str(error)
+        if len(batch) == model.manifest.batch.maximum or (batch and number == len(paths)):
+            found, _ = model.run_batch([image for _, image in batch], thresholds)
+            for (done, image), detections in zip(batch, found, strict=True):
+                yield done, (image, detections)
+            batch = []
+
+
+def _class_ids(text: str | None, names: dict[int, str]) -> list[int] | None:
+    """Class ids of `0,2` or `person,car`."""
+    from trt_yolo.errors import InputError
+
+    if text is None:
+        return None
+    by_name = {name: index for index, name in names.items()}
+    ids = []
+    for item in (part.strip() for part in text.split(",")):
+        index = by_name.get(item, int(item) if item.isdecimal() else -1)
+        if index not in names:
+            raise InputError(
+                f"--classes {item!r} is no class of this model; give ids 0 to {len(names) - 1} or names "
+                f"such as {names[min(names)]}"
+            )
+        ids.append(index)
+    return ids
+
+
+def _json_object(path: Path, detections: Detections) -> dict[str, object]:
+    height, width = detections.image_hw
+    return {"path": str(path), "height": height, "width": width, "detections": detections.to_dicts()}
+
+
+def _summary(detections: Detections) -> str:
+    counts = Counter(detections.name(index) for index in detections.class_id.tolist())
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common())
+
+
+def _drawn_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
+    """Where each drawn image goes: under its own name, numbered where two are called the same."""
+    from trt_yolo.errors import InputError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {folder}: {error.strerror}; give another folder with --save"
+        ) from error
+    targets: dict[Path, Path] = {}
+    taken: Counter[str] = Counter()
+    for path in dict.fromkeys(paths):
+        count = taken[path.stem]
+        taken[path.stem] += 1
+        targets[path] = folder / (f"{path.stem}_{count}.jpg" if count else f"{path.stem}.jpg")
+    return targets
+
+
+def _save(target: Path, image: npt.NDArray[np.uint8], detections: Detections) -> None:
+    from trt_yolo.errors import InputError
+    from trt_yolo.media.images import write_jpeg
+    from trt_yolo.vision.drawing import draw_detections
+
+    try:
+        write_jpeg(target, draw_detections(image, detections))
+    except OSError as error:
+        raise InputError(
+            f"cannot write {target}: {error.strerror}; give another folder with --save"
+        ) from error

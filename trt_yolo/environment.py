@@ -1,0 +1,138 @@
+"""What this machine has: packages, their versions, the NVIDIA driver. Never raises, imports nothing heavy.
+
+Packages are looked up by their metadata; only onnxruntime is imported, to ask for its providers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Feature:
+    """Something that trt-yolo does, the packages that it takes, and how to get them.
+
+    Attributes:
+        name: As in the extras of the package.
+        purpose: What it is for.
+        packages: Names on the package index; of alternatives one is enough.
+        install: The command.
+    """
+
+    name: str
+    purpose: str
+    packages: tuple[str, ...]
+    install: str
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One package: its version ('' if not installed) and how it is."""
+
+    package: str
+    version: str
+    state: str
+
+
+FEATURES = (
+    Feature(
+        "core", "everything", ("numpy", "opencv-python", "onnx", "typer", "rich"), "pip install trt-yolo"
+    ),
+    Feature("cpu", "run models on the CPU", ("onnxruntime",), "pip install 'trt-yolo[cpu]'"),
+    Feature(
+        "gpu",
+        "run engines on an NVIDIA GPU",
+        ("onnxruntime-gpu", "tensorrt", "pycuda", "cuda-bindings", "nvidia-ml-py"),
+        "pip install 'trt-yolo[gpu]' (on a Jetson: JetPack's own TensorRT)",
+    ),
+    Feature(
+        "rtx",
+        "build engines with TensorRT for RTX, also without a GPU",
+        ("tensorrt-rtx-cu13",),
+        "pip install 'trt-yolo[rtx]'",
+    ),
+    Feature(
+        "export",
+        "architectures other than YOLOv8",
+        ("ultralytics", "onnxslim"),
+        "pip install 'trt-yolo[export]' (AGPL-3.0)",
+    ),
+)
+
+_MODULES = {
+    "opencv-python": "cv2",
+    "onnxruntime-gpu": "onnxruntime",
+    "cuda-bindings": "cuda.bindings",
+    "nvidia-ml-py": "pynvml",
+    "tensorrt-rtx-cu13": "tensorrt_rtx",
+}
+_ALTERNATIVES = {
+    "opencv-python": ("opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),
+    "onnxruntime": ("onnxruntime-gpu",),
+    "tensorrt": ("tensorrt-cu12", "tensorrt-cu13"),
+    "tensorrt-rtx-cu13": ("tensorrt-rtx", "tensorrt-rtx-cu12"),
+}
+
+
+def probe(package: str) -> Probe:
+    """Whether a package, or one that stands in for it, is installed and can be found."""
+    for name in (package, *_ALTERNATIVES.get(package, ())):
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        state = "installed" if name == package else f"installed as {name}"
+        return Probe(package, version, state if _found(package) else "installed, but its module is missing")
+    if package != "onnxruntime-gpu" and _found(package):
+        return Probe(package, "?", "importable, installed without pip")
+    return Probe(package, "", "not installed")
+
+
+def missing(feature: Feature, probes: Mapping[str, Probe]) -> list[str]:
+    """The packages that a feature still needs."""
+    return [name for name in feature.packages if not probes[name].version]
+
+
+def gpu_driver() -> str:
+    """The highest CUDA version that the NVIDIA driver takes, or that there is no driver."""
+    for library in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            version = ctypes.c_int(0)
+            if ctypes.CDLL(library).cuDriverGetVersion(ctypes.byref(version)) == 0:
+                return f"for CUDA {version.value // 1000}.{version.value % 1000 // 10}"
+        except (OSError, AttributeError):
+            continue
+    return "none found; models run on the CPU"
+
+
+def warnings(probes: Mapping[str, Probe]) -> list[str]:
+    """What is installed in a way that will not work."""
+    lines = []
+    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if probes[name].state == "installed"]
+    if len(both) == 2:
+        lines.append(
+            "onnxruntime and onnxruntime-gpu overwrite each other: pip uninstall both, then install one of them"
+        )
+    if probes["onnxruntime"].version:
+        lines.append(f"ONNX Runtime offers: {_providers()}")
+    return lines
+
+
+def _found(package: str) -> bool:
+    name = _MODULES.get(package, package)
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _providers() -> str:
+    try:
+        return ", ".join(importlib.import_module("onnxruntime").get_available_providers())
+    except Exception as error:  # noqa: BLE001  whatever a broken installation raises is the answer
+        return f"nothing, its import fails ({type(error).__name__}: {error}); install it again"

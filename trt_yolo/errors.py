@@ -1,0 +1,58 @@
+"""Everything that trt-yolo raises on purpose, in one tree.
+
+    TrtYoloError
+    ├── InputError                  what was given cannot be used: a path, an option, an array
+    │   ├── ImageError              an image that cannot be read
+    │   ├── CheckpointError         a .pt that is damaged or is no YOLO checkpoint
+    │   │   └── UnsafeCheckpointError   a .pt whose pickle names code that is not on the allow-list
+    │   └── UnsupportedModelError   a sound model of a kind that is not supported here
+    ├── MissingDependencyError      a package that this work needs is not installed
+    ├── DownloadError               weights that could not be fetched
+    ├── ExportError                 an export that failed, or failed its check
+    └── BackendError                the backend could not load or run a model
+
+A message says what was given, what is needed and what to do. The command line prints it in one line and
+exits with 1; any other exception is a bug in trt-yolo.
+"""
+
+from __future__ import annotations
+
+
+class TrtYoloError(Exception):
+    """The root of all errors that trt-yolo raises on purpose."""
+
+
+class InputError(TrtYoloError):
+    """What was given cannot be used: a path, an option, an array."""
+
+
+class ImageError(InputError):
+    """An image that cannot be read or has an unusable shape."""
+
+
+class CheckpointError(InputError):
+    """A .pt file that is damaged or is no YOLO checkpoint."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """A .pt file whose pickle names code that is not on the allow-list; nothing of it was run."""
+
+
+class UnsupportedModelError(InputError):
+    """A sound model of an architecture or task that is not supported here."""
+
+
+class MissingDependencyError(TrtYoloError):
+    """A package that this work needs is not installed."""
+
+
+class DownloadError(TrtYoloError):
+    """Weights that could not be fetched."""
+
+
+class ExportError(TrtYoloError):
+    """An export that failed, or whose result failed its check; no artifact was left."""
+
+
+class BackendError(TrtYoloError):
+    """A backend that could not load or run a model."""

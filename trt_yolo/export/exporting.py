@@ -1,0 +1,279 @@
+"""The export stage: from a checkpoint or a head graph to artifacts in a folder, checked and whole.
+
+Enters: a file and options. Leaves: an `ExportReport`, and the files that it names. Either all of an
+artifact's files are written or none. Prints nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+
+from trt_yolo.errors import InputError
+from trt_yolo.export import from_ultralytics
+from trt_yolo.export.checkpoint import read_checkpoint
+from trt_yolo.export.deploy_from_head import deploy_from_head
+from trt_yolo.export.graph import DEFAULT_OPSET, MAX_OPSET, MIN_OPSET
+from trt_yolo.export.head_from_checkpoint import UnknownBlockError, checkpoint_from_file, head_from_checkpoint
+from trt_yolo.export.head_from_onnx import head_from_onnx
+from trt_yolo.export.parity import Parity, check_frames, check_parity
+from trt_yolo.export.weights import cache_folder
+from trt_yolo.manifest import DEFAULT_ROWS, METADATA_KEY, Manifest
+from trt_yolo.shapes import BatchRange
+from trt_yolo.version import __version__
+
+Exporter = Literal["auto", "native", "ultralytics"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What to export.
+
+    Attributes:
+        imgsz_hw: Height and width in pixels; None takes the model's own.
+        batch: None takes 1 for a checkpoint, and a given graph's own.
+        head: The head graph instead of the deploy graph.
+        opset: ONNX operator set; None takes 19 for a checkpoint, and a given graph's own.
+        exporter: `native`, `ultralytics`, or `auto`: native where it knows the architecture.
+        check_images: Images for the parity check; none takes demo scenes.
+        check: Whether to run the parity check, which needs ONNX Runtime.
+        trust: Let Ultralytics run a pickle that names code off the allow-list.
+        verbose: Let Ultralytics print.
+    """
+
+    imgsz_hw: tuple[int, int] | None = None
+    batch: BatchRange | None = None
+    head: bool = False
+    opset: int | None = None
+    exporter: Exporter = "auto"
+    check_images: Sequence[Path] = ()
+    check: bool = True
+    trust: bool = False
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        if self.opset is not None and not MIN_OPSET <= self.opset <= MAX_OPSET:
+            raise InputError(f"--opset {self.opset} is not supported; give {MIN_OPSET} to {MAX_OPSET}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A file that was written.
+
+    Attributes:
+        path: Where it is.
+        format: `onnx`.
+        precision: `fp32`, `fp16` or `int8`.
+        bytes: Its size.
+    """
+
+    path: Path
+    format: str
+    precision: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What an export wrote, and how it was checked; `parity` is None for a head graph or unchecked."""
+
+    artifacts: list[Artifact]
+    manifest: Manifest
+    parity: Parity | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        artifacts = [{**dataclasses.asdict(one), "path": str(one.path)} for one in self.artifacts]
+        parity = (
+            None if self.parity is None else {**dataclasses.asdict(self.parity), "holds": self.parity.holds}
+        )
+        return {"artifacts": artifacts, "parity": parity}
+
+
+def export_model(source: Path, *, out: Path, options: ExportOptions | None = None) -> ExportReport:
+    """Exports a `.pt` checkpoint or a head-graph `.onnx` into the folder `out`.
+
+    Raises:
+        InputError: The source cannot be used, an option does not fit it, or the folder cannot be written.
+        ExportError: The deploy graph failed its check; nothing was written.
+        MissingDependencyError: The check needs ONNX Runtime, or the architecture needs Ultralytics.
+    """
+    options = options or ExportOptions()
+    _check_writable(out)
+    head, manifest, own_imgsz = _head(source, options)
+    manifest = dataclasses.replace(
+        manifest,
+        opset=_opset(head),
+        source=source.name,
+        source_sha256=file_sha256(source),
+        version=__version__,
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    )
+    parity = None
+    if options.head:
+        content = _serialized(head, manifest)
+    else:
+        manifest = dataclasses.replace(manifest, graph="deploy", rows=min(DEFAULT_ROWS, manifest.anchors))
+        content = _serialized(deploy_from_head(head, manifest), manifest)
+        if options.check:
+            frames = check_frames(manifest.imgsz_hw, options.check_images)
+            parity = check_parity(head.SerializeToString(), content, frames)
+    path = out / f"{_stem(source, manifest, own_imgsz)}.onnx"
+    _write_together(
+        {path: content, path.with_name(path.name + ".json"): (manifest.to_json() + "\n").encode()}
+    )
+    artifact = Artifact(path=path, format="onnx", precision=manifest.precision, bytes=len(content))
+    return ExportReport(artifacts=[artifact], manifest=manifest, parity=parity)
+
+
+def export_to_cache(source: Path) -> Path:
+    """The deploy graph of a checkpoint in the cache, exported there if it is not there yet."""
+    if source.suffix.lower() != ".pt":
+        raise InputError(f"{source} is no .pt or .onnx file; give a checkpoint, an exported model or a name")
+    if not source.is_file():
+        read_checkpoint(source)  # says what is wrong
+    folder = cache_folder() / "models" / f"{file_sha256(source)[:16]}-{__version__}"
+    kept = folder / f"{source.stem}.onnx"
+    if not kept.exists():
+        _log.info("exporting %s to %s", source, kept)
+        export_model(source, out=folder)
+    return kept
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _head(source: Path, options: ExportOptions) -> tuple[onnx.ModelProto, Manifest, tuple[int, int]]:
+    """The head graph, its manifest, and the image size that the source has of its own."""
+    if source.suffix.lower() == ".onnx":
+        return _given_head(source, options)
+    if source.suffix.lower() != ".pt" and source.is_file():
+        raise InputError(f"{source} is no .pt or .onnx file; give a checkpoint, a head graph or a name")
+    if options.exporter == "ultralytics":
+        return _ultralytics_head(source, options)
+    try:
+        return _native_head(source, options)
+    except UnknownBlockError as error:
+        if options.exporter == "native" or not from_ultralytics.is_installed():
+            raise
+        _log.warning("%s; exporting with Ultralytics instead", str(error).partition(":")[0])
+        return _ultralytics_head(source, options)
+
+
+def _given_head(source: Path, options: ExportOptions) -> tuple[onnx.ModelProto, Manifest, tuple[int, int]]:
+    if options.exporter != "auto":
+        raise InputError(f"--exporter {options.exporter} converts .pt files, and {source} is a graph already")
+    head, manifest = head_from_onnx(source, imgsz_hw=options.imgsz_hw, batch=options.batch)
+    if options.opset not in (None, _opset(head)):
+        raise InputError(
+            f"{source} has opset {_opset(head)}, asked for {options.opset}; leave --opset out, or export from the .pt"
+        )
+    return head, dataclasses.replace(manifest, exporter="given"), manifest.imgsz_hw
+
+
+def _native_head(source: Path, options: ExportOptions) -> tuple[onnx.ModelProto, Manifest, tuple[int, int]]:
+    checkpoint = checkpoint_from_file(source)
+    own = (checkpoint.imgsz, checkpoint.imgsz)
+    imgsz_hw, batch = options.imgsz_hw or own, options.batch or BatchRange(1, 1)
+    head = head_from_checkpoint(
+        checkpoint, imgsz_hw=imgsz_hw, batch=batch, opset=options.opset or DEFAULT_OPSET
+    )
+    manifest = Manifest(
+        graph="head",
+        names=checkpoint.names,
+        imgsz_hw=imgsz_hw,
+        batch=batch,
+        rows=0,
+        anchors=checkpoint.anchors(imgsz_hw),
+        exporter="native",
+    )
+    return head, manifest, own
+
+
+def _ultralytics_head(
+    source: Path, options: ExportOptions
+) -> tuple[onnx.ModelProto, Manifest, tuple[int, int]]:
+    if not options.trust or not source.is_file():
+        read_checkpoint(source)  # refuses what would run code: Ultralytics would run it
+    own = (640, 640)
+    imgsz_hw, batch = options.imgsz_hw or own, options.batch or BatchRange(1, 1)
+    with tempfile.TemporaryDirectory(prefix="trt-yolo-") as folder:
+        exported = Path(folder) / source.with_suffix(".onnx").name
+        from_ultralytics.onnx_from_ultralytics(
+            source, exported, imgsz_hw=imgsz_hw, batch=batch, opset=options.opset or DEFAULT_OPSET,
+            verbose=options.verbose,
+        )  # fmt: skip
+        head, manifest = head_from_onnx(exported, imgsz_hw=imgsz_hw, batch=batch)
+    return head, dataclasses.replace(manifest, exporter="ultralytics"), own
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def _serialized(model: onnx.ModelProto, manifest: Manifest) -> bytes:
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, {**metadata, METADATA_KEY: manifest.to_json()})
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+def _stem(source: Path, manifest: Manifest, own_imgsz: tuple[int, int]) -> str:
+    """The artifact's name: the source's, and what is not its default."""
+    stem = source.stem.removesuffix("-head")
+    height, width = manifest.imgsz_hw
+    if manifest.imgsz_hw != own_imgsz:
+        stem += f"-{height}" if height == width else f"-{height}x{width}"
+    if manifest.batch != BatchRange(1, 1):
+        stem += f"-b{manifest.batch}".replace(":", "-")
+    return stem + ("-head" if manifest.graph == "head" else "")
+
+
+def _check_writable(folder: Path) -> None:
+    """Says now, not after the work, that a folder cannot be written."""
+    place = folder
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise InputError(f"cannot write to {folder}; give a folder that you may write to with --out")
+
+
+def _write_together(files: dict[Path, bytes]) -> None:
+    """Writes every file beside its place first, then moves all of them there."""
+    written: dict[Path, Path] = {}
+    try:
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f".{path.name}.{os.getpid()}.part")
+            written[part] = path
+            part.write_bytes(content)
+        for part, path in written.items():
+            part.replace(path)
+    except OSError as error:
+        folder = next(iter(files)).parent
+        raise InputError(
+            f"cannot write to {folder}: {error.strerror or error}; give another folder with --out"
+        ) from error
+    finally:
+        for part in written:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)

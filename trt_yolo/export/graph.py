@@ -1,0 +1,112 @@
+"""A small writer of ONNX graphs: nodes in order, constants by value, names that can be read.
+
+Knows ONNX and the differences between its opsets; knows nothing of YOLO.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+DEFAULT_OPSET = 19  # the first with Q/DQ around FP16 tensors; TensorRT 10.3 and ONNX Runtime 1.18 read it
+MIN_OPSET = 13
+MAX_OPSET = 21
+_IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
+
+
+class GraphWriter:
+    """Appends nodes and initializers; `op` returns the name of the tensor it made.
+
+    Args:
+        opset: The ONNX operator set that the nodes are written for.
+        prefix: Put before every name made here, so that it can extend a graph it did not begin.
+    """
+
+    def __init__(self, *, opset: int, prefix: str = "") -> None:
+        self.opset = opset
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self._prefix = prefix
+        self._taken: dict[str, int] = {}
+
+    def op(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        """The output of a new node with one output."""
+        output = self._unique(name or kind.lower())
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
+        return output
+
+    def split(self, tensor: str, sizes: Sequence[int], *, axis: int, name: str = "") -> list[str]:
+        """The parts of a tensor of those sizes along an axis."""
+        base = self._unique(name or "split")
+        outputs = [f"{base}.{part}" for part in range(len(sizes))]
+        split = self.constant(np.array(sizes, np.int64), name=f"{base}.sizes")
+        self.nodes.append(helper.make_node("Split", [tensor, split], outputs, name=base, axis=axis))
+        return outputs
+
+    def constant(self, value: npt.ArrayLike, *, dtype: npt.DTypeLike = None, name: str = "") -> str:
+        """The name of a new initializer."""
+        output = self._unique(name or "constant")
+        array = np.ascontiguousarray(np.asarray(value, dtype))
+        self.initializers.append(numpy_helper.from_array(array.reshape(np.shape(value)), output))
+        return output
+
+    def reduce(self, kind: str, tensor: str, *, axis: int, keepdims: bool = True, name: str = "") -> str:
+        """ReduceMax or ReduceSum along one axis: opset 18 moved the axes of ReduceMax into an input."""
+        if kind != "ReduceSum" and self.opset < 18:
+            return self.op(kind, tensor, name=name, axes=[axis], keepdims=int(keepdims))
+        axes = self.constant([axis], dtype=np.int64, name=f"{name or kind.lower()}.axes")
+        return self.op(kind, tensor, axes, name=name, keepdims=int(keepdims))
+
+    def reshape(self, tensor: str, shape: Sequence[int], *, name: str = "") -> str:
+        """Reshape to a fixed shape, where 0 keeps a dimension."""
+        target = self.constant(np.array(shape, np.int64), name=f"{name or 'reshape'}.shape")
+        return self.op("Reshape", tensor, target, name=name)
+
+    def model(
+        self,
+        *,
+        name: str,
+        inputs: Sequence[onnx.ValueInfoProto],
+        outputs: Sequence[onnx.ValueInfoProto],
+        metadata: dict[str, str],
+    ) -> onnx.ModelProto:
+        """The whole as a model."""
+        graph = helper.make_graph(self.nodes, name, list(inputs), list(outputs), self.initializers)
+        model = helper.make_model(
+            graph,
+            producer_name="trt-yolo",
+            opset_imports=[helper.make_opsetid("", self.opset)],
+            ir_version=_IR_VERSIONS[self.opset],
+        )
+        helper.set_model_props(model, metadata)
+        return model
+
+    def _unique(self, name: str) -> str:
+        name = self._prefix + name
+        count = self._taken.get(name, 0)
+        self._taken[name] = count + 1
+        return f"{name}_{count}" if count else name
+
+
+def value_info(name: str, dtype: int, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
+    """A graph input or output; a string names a dynamic dimension."""
+    return helper.make_tensor_value_info(name, dtype, list(shape))
+
+
+def dimensions(value: onnx.ValueInfoProto) -> list[int | str]:
+    """The shape of a graph input or output: numbers, and names ('' if unnamed) for dynamic dimensions."""
+    return [
+        dim.dim_value if dim.HasField("dim_value") else dim.dim_param
+        for dim in value.type.tensor_type.shape.dim
+    ]
+
+
+FLOAT = TensorProto.FLOAT
+FLOAT16 = TensorProto.FLOAT16
+UINT8 = TensorProto.UINT8
+INT64 = TensorProto.INT64

@@ -1,0 +1,179 @@
+"""What an artifact is: shapes, names, precision, versions, hashes.
+
+The manifest lies beside the artifact as `NAME.onnx.json` and inside it as the metadata entry `trt_yolo`.
+Graphs of Ultralytics' own have no manifest; `manifest_from_ultralytics` makes one from their metadata.
+Knows neither ONNX nor TensorRT, only their names and numbers.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from trt_yolo.errors import UnsupportedModelError
+from trt_yolo.shapes import BatchRange
+
+METADATA_KEY = "trt_yolo"
+SCHEMA = 1
+DEFAULT_ROWS = 512  # candidates that NMS sees: +3 ms of 120 on one CPU thread; 300 would cost nothing
+DYNAMIC_BATCH = 16  # the largest batch of a dynamic graph that does not say
+
+GraphKind = Literal["deploy", "head"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What an artifact is.
+
+    Attributes:
+        graph: `deploy` (uint8 frames in, detections out) or `head` (float images in, raw head out).
+        task: `detect`.
+        names: Class names by class id.
+        imgsz_hw: Height and width of the input, in pixels.
+        batch: Batch sizes that it takes.
+        rows: Rows of `detections` an image; the most candidates that NMS sees. 0 in a head graph.
+        anchors: Anchors of the head's output, all levels together.
+        precision: `fp32`, `fp16` or `int8`.
+        opset: ONNX operator set.
+        source: Name of the file that it was made from.
+        source_sha256: Hash of that file.
+        exporter: `native`, `ultralytics` or `given` (the head graph was given).
+        version: trt-yolo's version that made it.
+        created: Date and time, ISO 8601, UTC.
+    """
+
+    graph: GraphKind
+    names: dict[int, str]
+    imgsz_hw: tuple[int, int]
+    batch: BatchRange
+    rows: int
+    anchors: int
+    task: str = "detect"
+    precision: str = "fp32"
+    opset: int = 0
+    source: str = ""
+    source_sha256: str = ""
+    exporter: str = ""
+    version: str = ""
+    created: str = ""
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps({"schema": SCHEMA, **dataclasses.asdict(self)}, ensure_ascii=False)
+
+
+def manifest_from_json(text: str, *, origin: str) -> Manifest:
+    """The manifest of what `Manifest.to_json` wrote; `origin` is named in errors.
+
+    Raises:
+        UnsupportedModelError: No manifest, or one of a later schema.
+    """
+    try:
+        fields = json.loads(text)
+        schema = fields.pop("schema")
+        if schema != SCHEMA:
+            raise UnsupportedModelError(
+                f"{origin} has a manifest of schema {schema}, this trt-yolo reads {SCHEMA}; "
+                "export the model again, or install a newer trt-yolo"
+            )
+        fields["names"] = {int(key): str(name) for key, name in fields["names"].items()}
+        height, width = fields["imgsz_hw"]
+        fields["imgsz_hw"] = (int(height), int(width))
+        fields["batch"] = BatchRange(**fields["batch"])
+        return Manifest(**fields)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UnsupportedModelError(
+            f"{origin} has a damaged manifest ({error}); export the model again"
+        ) from error
+
+
+def manifest_from_ultralytics(
+    metadata: Mapping[str, str],
+    *,
+    input_shape: Sequence[int | str],
+    output_shapes: Sequence[Sequence[int | str]],
+    imgsz_hw: tuple[int, int] | None = None,
+    origin: str,
+) -> Manifest:
+    """The manifest of a YOLOv8 head graph, from Ultralytics' metadata and the graph's shapes.
+
+    Args:
+        metadata: Ultralytics' entries `task`, `names`, `imgsz`, `batch`; all may be missing.
+        input_shape: (N, 3, H, W), numbers, or names where dynamic.
+        output_shapes: Of every output; a detection model has one, (N, 4 + classes, anchors).
+        imgsz_hw: Height and width in pixels, where the input's are dynamic.
+        origin: The file's name, for errors.
+
+    Raises:
+        UnsupportedModelError: It is no YOLOv8 detection head.
+    """
+    task = metadata.get("task", "detect")
+    if task != "detect":
+        raise UnsupportedModelError(
+            f"{origin} is a model for the task '{task}'; this version of trt-yolo takes detection models"
+        )
+    _check_head_shapes(input_shape, output_shapes, origin)
+    height, width = imgsz_hw or _fixed_size(input_shape, metadata, origin)
+    classes, anchors = int(output_shapes[0][1]) - 4, output_shapes[0][2]
+    batch = input_shape[0]
+    return Manifest(
+        graph="head",
+        names=_names(metadata.get("names", ""), classes),
+        imgsz_hw=(height, width),
+        batch=BatchRange(batch, batch)
+        if isinstance(batch, int)
+        else BatchRange(1, _declared_batch(metadata)),
+        rows=0,
+        anchors=anchors if isinstance(anchors, int) else 0,
+    )
+
+
+def _check_head_shapes(
+    input_shape: Sequence[int | str], output_shapes: Sequence[Sequence[int | str]], origin: str
+) -> None:
+    classes = output_shapes[0][1] if output_shapes and len(output_shapes[0]) == 3 else None
+    is_head = len(output_shapes) == 1 and isinstance(classes, int) and classes > 4
+    if len(input_shape) != 4 or input_shape[1] != 3 or not is_head:
+        given = ", ".join(str(tuple(shape)) for shape in output_shapes)
+        raise UnsupportedModelError(
+            f"{origin} is no YOLOv8 detection model: input {tuple(input_shape)}, outputs {given}; "
+            "needed: input (N, 3, H, W) and one output (N, 4 + classes, anchors), "
+            "as Ultralytics exports it with nms=False"
+        )
+
+
+def _fixed_size(
+    input_shape: Sequence[int | str], metadata: Mapping[str, str], origin: str
+) -> tuple[int, int]:
+    height, width = input_shape[2:]
+    if isinstance(height, int) and isinstance(width, int):
+        return height, width
+    declared = _literal(metadata.get("imgsz", ""))
+    if isinstance(declared, list) and len(declared) == 2:
+        return int(declared[0]), int(declared[1])
+    raise UnsupportedModelError(f"{origin} has no fixed image size; give one, such as --imgsz 640")
+
+
+def _declared_batch(metadata: Mapping[str, str]) -> int:
+    """The largest batch of a dynamic graph; Ultralytics writes 1 where nobody chose one."""
+    declared = _literal(metadata.get("batch", ""))
+    return declared if isinstance(declared, int) and declared > 1 else DYNAMIC_BATCH
+
+
+def _names(text: str, classes: int) -> dict[int, str]:
+    names = _literal(text)
+    if isinstance(names, dict) and len(names) == classes:
+        return {int(key): str(name) for key, name in names.items()}
+    return {index: f"class{index}" for index in range(classes)}
+
+
+def _literal(text: str) -> Any:
+    """The value of a Python literal, as Ultralytics writes its metadata; None if it is none."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None

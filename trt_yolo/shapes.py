@@ -1,0 +1,72 @@
+"""Image sizes and batch ranges as a person writes them, checked once.
+
+Enters: `640`, `384x640`, `8`, `1:16`. Leaves: numbers. Knows no files and no models.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from trt_yolo.errors import InputError
+
+_MAX_BATCH = 1024
+_MAX_SIDE = 8192
+
+
+@dataclass(frozen=True)
+class BatchRange:
+    """The batch sizes that a graph takes: one where `minimum == maximum` (static), else all between."""
+
+    minimum: int
+    maximum: int
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the graph has one fixed batch size."""
+        return self.minimum == self.maximum
+
+    def __str__(self) -> str:
+        return str(self.minimum) if self.is_static else f"{self.minimum}:{self.maximum}"
+
+
+def parse_batch(text: str) -> BatchRange:
+    """The batch range of `8` (static) or `1:16` (dynamic).
+
+    Raises:
+        InputError: Not of that form, below 1, above 1024, or falling.
+    """
+    match = re.fullmatch(r"(\d{1,6})(?::(\d{1,6}))?", text.strip())
+    low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= low <= high <= _MAX_BATCH:
+        raise InputError(
+            f"--batch {text!r} is no batch size; give one number from 1 to {_MAX_BATCH} for a static batch, "
+            "such as 8, or a rising range for a dynamic one, such as 1:16"
+        )
+    return BatchRange(low, high)
+
+
+def parse_imgsz(text: str) -> tuple[int, int]:
+    """Height and width in pixels of `640` (square) or `384x640` (height x width).
+
+    Raises:
+        InputError: Not of that form, no multiples of 32, or above 8192.
+    """
+    match = re.fullmatch(r"(\d{1,6})(?:[x,](\d{1,6}))?", text.strip().lower())
+    height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not all(0 < side <= _MAX_SIDE and side % 32 == 0 for side in (height, width)):
+        near = ""
+        if height > 0 and width > 0 and max(height, width) <= _MAX_SIDE:
+            near = f"; the nearest are {_multiples(height, width)}"
+        raise InputError(
+            f"--imgsz {text!r} is no image size; give multiples of 32 up to {_MAX_SIDE}, "
+            f"such as 640 or 384x640 (height x width){near}"
+        )
+    return height, width
+
+
+def _multiples(height: int, width: int) -> str:
+    down = [max(32, side // 32 * 32) for side in (height, width)]
+    up = [-(-side // 32) * 32 for side in (height, width)]
+    texts = [str(h) if h == w and height == width else f"{h}x{w}" for h, w in (down, up)]
+    return " and ".join(dict.fromkeys(texts))

@@ -1,0 +1,75 @@
+"""Fits an image of any size into the model's input, and boxes back. Arrays in, arrays out.
+
+The same geometry as Ultralytics' `LetterBox(auto=False)`: scaled to fit, centred, the rest grey 114.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+PADDING = 114
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """How a source image lies in the model's input, all in pixels.
+
+    Attributes:
+        source_hw: Height and width of the source image.
+        target_hw: Height and width of the model's input.
+        scale: Input pixels a source pixel.
+        resized_hw: Height and width of the scaled image, at least 1.
+        top: Rows of padding above it.
+        left: Columns of padding to its left.
+    """
+
+    source_hw: tuple[int, int]
+    target_hw: tuple[int, int]
+    scale: float
+    resized_hw: tuple[int, int]
+    top: int
+    left: int
+
+
+def fit_letterbox(source_hw: tuple[int, int], target_hw: tuple[int, int]) -> Letterbox:
+    """The letterbox of a source size in a target size; an image smaller than the target is enlarged."""
+    scale = min(target_hw[0] / source_hw[0], target_hw[1] / source_hw[1])
+    height, width = (max(1, round(side * scale)) for side in source_hw)
+    return Letterbox(
+        source_hw=source_hw,
+        target_hw=target_hw,
+        scale=scale,
+        resized_hw=(height, width),
+        top=round((target_hw[0] - height) / 2 - 0.1),
+        left=round((target_hw[1] - width) / 2 - 0.1),
+    )
+
+
+def letterbox_into(
+    image_bgr: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8], letterbox: Letterbox
+) -> None:
+    """Writes the letterboxed image into `target`, (H, W, 3) uint8, in place and without a copy between."""
+    top, left = letterbox.top, letterbox.left
+    bottom, right = top + letterbox.resized_hw[0], left + letterbox.resized_hw[1]
+    target[:top] = PADDING
+    target[bottom:] = PADDING
+    target[top:bottom, :left] = PADDING
+    target[top:bottom, right:] = PADDING
+    view = target[top:bottom, left:right]
+    if letterbox.resized_hw == letterbox.source_hw:
+        view[:] = image_bgr
+    else:
+        size_wh = (letterbox.resized_hw[1], letterbox.resized_hw[0])
+        cv2.resize(image_bgr, size_wh, dst=view, interpolation=cv2.INTER_LINEAR)
+
+
+def boxes_to_source(boxes_xyxy: npt.NDArray[np.float32], letterbox: Letterbox) -> npt.NDArray[np.float32]:
+    """(N, 4) boxes of the letterboxed image -> (N, 4) boxes of the source image, clipped to it."""
+    offset = np.array([letterbox.left, letterbox.top] * 2, np.float32)
+    height, width = letterbox.source_hw
+    boxes = (boxes_xyxy - offset) / np.float32(letterbox.scale)
+    return np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
