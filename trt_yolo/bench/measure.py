@@ -187,7 +187,7 @@ def _timed(call: Callable[[], object]) -> float:
 
 
 def _window(sample: Callable[[], Any], seconds: float) -> list[Any]:
-    samples = []
+    samples: list[Any] = []
     end = time.perf_counter() + seconds
     while not samples or time.perf_counter() < end:
         samples.append(sample())

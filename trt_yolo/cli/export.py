@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional, cast
 
 import typer
 
@@ -50,19 +50,16 @@ def export(
 ) -> None:
     """Export a YOLOv8 checkpoint to a deploy graph: uint8 frames in, detections out."""
     from trt_yolo.cli.render import print_json
-    from trt_yolo.errors import InputError
-    from trt_yolo.export.exporting import ExportOptions, export_model
+    from trt_yolo.export.exporting import Exporter, ExportOptions, export_model
     from trt_yolo.media.images import find_images
     from trt_yolo.shapes import parse_batch, parse_imgsz
 
-    if exporter not in ("auto", "native", "ultralytics"):
-        raise InputError(f"--exporter {exporter!r} does not exist; give auto, native or ultralytics")
     options = ExportOptions(
         imgsz_hw=None if imgsz is None else parse_imgsz(imgsz),
         batch=None if batch is None else parse_batch(batch),
         head=head,
         opset=opset,
-        exporter=exporter,
+        exporter=cast("Exporter", exporter),
         check_images=[] if data is None else find_images([data])[:16],
         check=check,
         trust=trust,

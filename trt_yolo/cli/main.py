@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from typing import Any
 
 import typer
 
@@ -25,7 +26,7 @@ app = typer.Typer(
 for command in (export, predict, bench, doctor):
     app.command()(command)
 
-_USAGE_ERROR = typer.BadParameter.__bases__[0]  # typer ships its own copy of click's since 0.26
+_USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # typer ships its own copy of click's since 0.26
 _INTERRUPTED = 130
 
 
@@ -53,7 +54,7 @@ def run() -> None:
     except TrtYoloError as error:
         code = _failed(str(error))
     except _USAGE_ERROR as error:
-        code = _failed(f"{error.format_message()} (trt-yolo --help shows the commands and options)")  # type: ignore[attr-defined]
+        code = _failed(f"{error.format_message()} (trt-yolo --help shows the commands and options)")
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     except BrokenPipeError:

@@ -19,6 +19,8 @@ step still changed. Where it is 0 the rows are exact; else greedy NMS over these
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import numpy_helper
@@ -47,7 +49,9 @@ def deploy_from_head(head: onnx.ModelProto, manifest: Manifest) -> onnx.ModelPro
     before = GraphWriter(opset=opset, prefix=_PREFIX)
     _preprocess(before, graph)
     after = GraphWriter(opset=opset, prefix=f"{_PREFIX}nms.")
-    detections, unconverged = _select(after, _scores_and_boxes(after, graph), manifest)
+    detections, unconverged = select_rows(
+        after, _scores_and_boxes(after, graph), rows=manifest.rows, classes=len(manifest.names)
+    )
     graph.node.extend(after.nodes)
     for output, name in ((detections, "detections"), (unconverged, "unconverged")):
         graph.node.add(op_type="Identity", input=[output], output=[name], name=name)
@@ -93,7 +97,7 @@ def _preprocess(writer: GraphWriter, graph: onnx.GraphProto) -> None:
     _write_input(writer, name, scaled, op_type="Cast", to=elem_type)
 
 
-def _write_input(writer: GraphWriter, name: str, tensor: str, *, op_type: str, **attributes: object) -> None:
+def _write_input(writer: GraphWriter, name: str, tensor: str, *, op_type: str, **attributes: Any) -> None:
     """Writes the node that makes what was the head's input."""
     node = onnx.helper.make_node(op_type, [tensor], [name], name=f"{_PREFIX}input", **attributes)
     writer.nodes.append(node)
@@ -118,13 +122,19 @@ def _scores_and_boxes(writer: GraphWriter, graph: onnx.GraphProto) -> str:
     """The head's output as float32, whatever it was."""
     output = graph.output[0]
     if output.type.tensor_type.elem_type == FLOAT:
-        return output.name
+        return str(output.name)
     return writer.op("Cast", output.name, name="float", to=FLOAT)
 
 
-def _select(writer: GraphWriter, head: str, manifest: Manifest) -> tuple[str, str]:
-    """`detections` and `unconverged` of the head's output."""
-    rows, classes = manifest.rows, len(manifest.names)
+def select_rows(writer: GraphWriter, head: str, *, rows: int, classes: int) -> tuple[str, str]:
+    """Writes candidates, NMS and sorting; the names of `detections` and `unconverged`.
+
+    Args:
+        writer: What to write with; the graph has inputs `conf` and `iou`.
+        head: Name of the head's output, float32 (N, 4 + classes, anchors).
+        rows: Candidates that NMS sees, and rows of the result; at most the number of anchors.
+        classes: Number of classes.
+    """
     all_scores = writer.split(head, [4, classes], axis=1, name="head")[1]
     best = writer.reduce("ReduceMax", all_scores, axis=1, keepdims=False, name="best")
     score, index = _top_k(writer, best, rows, "candidates")  # (N, rows), sorted

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import onnx
 
@@ -65,6 +65,10 @@ class ExportOptions:
     verbose: bool = False
 
     def __post_init__(self) -> None:
+        if self.exporter not in get_args(Exporter):
+            raise InputError(
+                f"--exporter {self.exporter!r} does not exist; give {', '.join(get_args(Exporter))}"
+            )
         if self.opset is not None and not MIN_OPSET <= self.opset <= MAX_OPSET:
             raise InputError(f"--opset {self.opset} is not supported; give {MIN_OPSET} to {MAX_OPSET}")
 
@@ -227,14 +231,14 @@ def _ultralytics_head(
 
 
 def _opset(model: onnx.ModelProto) -> int:
-    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return int(next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")))
 
 
 def _serialized(model: onnx.ModelProto, manifest: Manifest) -> bytes:
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, {**metadata, METADATA_KEY: manifest.to_json()})
     onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def _stem(source: Path, manifest: Manifest, own_imgsz: tuple[int, int]) -> str:

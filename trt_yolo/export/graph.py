@@ -48,7 +48,7 @@ class GraphWriter:
         self.nodes.append(helper.make_node("Split", [tensor, split], outputs, name=base, axis=axis))
         return outputs
 
-    def constant(self, value: npt.ArrayLike, *, dtype: npt.DTypeLike = None, name: str = "") -> str:
+    def constant(self, value: npt.ArrayLike, *, dtype: npt.DTypeLike | None = None, name: str = "") -> str:
         """The name of a new initializer."""
         output = self._unique(name or "constant")
         array = np.ascontiguousarray(np.asarray(value, dtype))

@@ -112,10 +112,10 @@ def check_parity(head: bytes, deploy: bytes, frames: Frames) -> Parity:
 def _candidates(backend: OnnxRuntimeBackend, frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """The head's rows before NMS, best first."""
     rows = backend.infer(frame[None], conf=0.0, iou=1.0)[0]
-    rows = rows[rows[:, 4] > 0]
-    if not len(rows):
+    scored: npt.NDArray[np.float32] = rows[rows[:, 4] > 0]
+    if not len(scored):
         raise ExportError("the head graph returns no scores: the checkpoint is damaged; nothing was written")
-    return rows
+    return scored
 
 
 def _threshold(scores: npt.NDArray[np.float32]) -> float:

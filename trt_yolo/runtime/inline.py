@@ -105,7 +105,7 @@ class Model:
         self._backend.close()
 
     @overload
-    def __call__(
+    def __call__(  # type: ignore[overload-overlap]  # a str is a Sequence[str]; the first overload wins
         self,
         source: Image | str | Path,
         *,

@@ -72,4 +72,4 @@ def boxes_to_source(boxes_xyxy: npt.NDArray[np.float32], letterbox: Letterbox) -
     offset = np.array([letterbox.left, letterbox.top] * 2, np.float32)
     height, width = letterbox.source_hw
     boxes = (boxes_xyxy - offset) / np.float32(letterbox.scale)
-    return np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
+    return np.asarray(np.clip(boxes, 0, np.array([width, height] * 2)), np.float32)

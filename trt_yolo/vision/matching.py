@@ -15,7 +15,7 @@ def iou_matrix(a_xyxy: Boxes, b_xyxy: Boxes) -> npt.NDArray[np.float64]:
     size = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
     intersection = size.prod(axis=2)
     union = (a[..., 2:] - a[..., :2]).prod(axis=2) + (b[..., 2:] - b[..., :2]).prod(axis=2) - intersection
-    return intersection / np.maximum(union, 1e-12)
+    return np.asarray(intersection / np.maximum(union, 1e-12))
 
 
 def matched_pairs(

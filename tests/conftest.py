@@ -1,0 +1,86 @@
+"""Fixtures: real weights, real images, real exports; everything written goes to temporary folders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Ultralytics, the reference of some tests, stays offline and silent."""
+    os.environ.setdefault("YOLO_OFFLINE", "true")
+    os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+    os.environ.setdefault("YOLO_VERBOSE", "false")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads or writes the caches of the person who runs them."""
+    os.environ["TRT_YOLO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["YOLO_CONFIG_DIR"] = str(tmp_path_factory.mktemp("ultralytics"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of test data beside the repository."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no test data: {SHARED} is missing")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def yolov8n(shared: Path) -> Path:
+    """The checkpoint yolov8n.pt."""
+    return shared / "weights" / "yolov8n.pt"
+
+
+@pytest.fixture(scope="session")
+def val_images(shared: Path) -> list[Path]:
+    """64 COCO images."""
+    return sorted((shared / "coco" / "images" / "val").glob("*.jpg"))
+
+
+@pytest.fixture(scope="session")
+def demo_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model's deploy graph, static batch 1, 256x256."""
+    return _exported(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def demo_dynamic_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model's deploy graph, dynamic batch 1 to 4."""
+    return _exported(tmp_path_factory, batch="1:4")
+
+
+@pytest.fixture(scope="session")
+def demo_static4_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model's deploy graph, static batch 4."""
+    return _exported(tmp_path_factory, batch="4")
+
+
+@pytest.fixture(scope="session")
+def demo_head_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model's head graph."""
+    return _exported(tmp_path_factory, head=True)
+
+
+@pytest.fixture(scope="session")
+def yolov8n_onnx(yolov8n: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """yolov8n's deploy graph, static batch 1, 640x640."""
+    return _exported(tmp_path_factory, source=yolov8n)
+
+
+def _exported(
+    factory: pytest.TempPathFactory, *, source: Path | None = None, batch: str = "1", head: bool = False
+) -> Path:
+    from trt_yolo.export.exporting import ExportOptions, export_model
+    from trt_yolo.export.weights import demo_checkpoint
+    from trt_yolo.shapes import parse_batch
+
+    options = ExportOptions(batch=parse_batch(batch), head=head)
+    report = export_model(source or demo_checkpoint(), out=factory.mktemp("engines"), options=options)
+    return report.artifacts[0].path
