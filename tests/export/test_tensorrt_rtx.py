@@ -1,0 +1,42 @@
+"""The deploy graph goes through the real parser and the real builder of TensorRT for RTX, without a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trt_yolo.export.exporting import ExportOptions, export_model
+from trt_yolo.shapes import BatchRange
+
+trt: Any = pytest.importorskip("tensorrt_rtx", reason="extra `rtx` is not installed")
+
+
+@pytest.mark.parametrize("batch", [BatchRange(1, 1), BatchRange(4, 4), BatchRange(1, 16)], ids=str)
+def test_deploy_graph_builds(yolov8n: Path, batch: BatchRange, tmp_path: Path) -> None:
+    report = export_model(yolov8n, out=tmp_path, options=ExportOptions(batch=batch, check=False))
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    parsed = parser.parse(report.artifacts[0].path.read_bytes())
+    assert parsed, [str(parser.get_error(index)) for index in range(parser.num_errors)]
+    inputs = {network.get_input(index).name: network.get_input(index) for index in range(network.num_inputs)}
+    outputs = {
+        network.get_output(index).name: network.get_output(index) for index in range(network.num_outputs)
+    }
+    assert inputs.keys() == {"frames", "conf", "iou"}
+    assert inputs["frames"].dtype == trt.uint8
+    assert tuple(outputs["detections"].shape)[1:] == (report.manifest.rows, 6)
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(trt.ComputeCapability.SM89, 0)
+    if not batch.is_static:
+        profile = builder.create_optimization_profile()
+        size = report.manifest.imgsz_hw
+        profile.set_shape("frames", *((count, *size, 3) for count in (batch.minimum, 4, batch.maximum)))
+        config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(network, config)
+    assert plan is not None
+    assert plan.nbytes > 5_000_000
