@@ -35,6 +35,7 @@ def _input_shape(path: Path) -> list[int | str]:
         (ExportOptions(imgsz_hw=(128, 128)), "demo-128.onnx", [1, 128, 128, 3]),
         (ExportOptions(imgsz_hw=(96, 160), check=False), "demo-96x160.onnx", [1, 96, 160, 3]),
         (ExportOptions(imgsz_hw=(32, 32), opset=13), "demo-32.onnx", [1, 32, 32, 3]),
+        (ExportOptions(rows=64), "demo-r64.onnx", [1, 256, 256, 3]),
         (ExportOptions(head=True, batch=BatchRange(2, 2)), "demo-b2-head.onnx", [2, 3, 256, 256]),
     ],
 )

@@ -117,12 +117,12 @@ def test_reads_both_generations_of_module_paths(tmp_path: Path) -> None:
         for info in source.infolist():
             data = source.read(info)
             if info.filename.endswith("data.pkl"):
-                assert b"ultralytics.nn.modules.conv" in data
+                assert b"cultralytics.nn.modules.conv\n" in data
                 for module in (b"conv", b"block", b"head"):
                     data = data.replace(
                         b"cultralytics.nn.modules." + module + b"\n", b"cultralytics.nn.modules\n"
                     )
-                assert b"ultralytics.nn.modules.conv" not in data
+                assert b"cultralytics.nn.modules.conv\n" not in data
             target.writestr(info, data)
     assert _native(old, 160).SerializeToString() == _native(new, 160).SerializeToString()
 

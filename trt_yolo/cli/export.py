@@ -33,6 +33,10 @@ def export(
         Optional[int],  # noqa: UP045
         typer.Option(help="ONNX operator set, 13 to 21.", show_default="19"),
     ] = None,
+    rows: Annotated[
+        int,
+        typer.Option(help="Candidates that NMS sees, and rows of the result; more for mAP at conf 0.001."),
+    ] = 512,
     out: Annotated[Path, typer.Option(help="Folder for the artifacts.")] = Path("engines"),
     exporter: Annotated[
         str, typer.Option(help="auto, native (no torch) or ultralytics (every architecture).")
@@ -59,6 +63,7 @@ def export(
         batch=None if batch is None else parse_batch(batch),
         head=head,
         opset=opset,
+        rows=rows,
         exporter=cast("Exporter", exporter),
         check_images=[] if data is None else find_images([data])[:16],
         check=check,

@@ -68,6 +68,8 @@ def write_yolo_dataset(folder: Path, *, train: int = 1000, val: int = 200, size:
     """The path of the `data.yaml` of a new dataset of generated scenes in Ultralytics' layout."""
     splits: tuple[tuple[Split, int], ...] = (("train", train), ("val", val))
     for split, count in splits:
+        if not count:
+            continue
         images, labels = folder / "images" / split, folder / "labels" / split
         images.mkdir(parents=True, exist_ok=True)
         labels.mkdir(parents=True, exist_ok=True)
@@ -77,7 +79,9 @@ def write_yolo_dataset(folder: Path, *, train: int = 1000, val: int = 200, size:
             (labels / f"{index:05d}.txt").write_text(_yolo_label(one))
     names = "".join(f"  {key}: '{name}'\n" for key, name in NAMES.items())
     data = folder / "data.yaml"
-    data.write_text(f"path: {folder.resolve()}\ntrain: images/train\nval: images/val\nnames:\n{names}")
+    data.write_text(
+        f"path: {folder.resolve()}\ntrain: images/{'train' if train else 'val'}\nval: images/val\nnames:\n{names}"
+    )
     return data
 
 

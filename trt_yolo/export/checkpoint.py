@@ -192,6 +192,8 @@ class _Unpickler(pickle.Unpickler):
             ("collections", "OrderedDict"): OrderedDict,
             ("builtins", "set"): set,
             ("__builtin__", "set"): set,
+            ("builtins", "getattr"): self._method,
+            ("__builtin__", "getattr"): self._method,
             ("torch", "Size"): tuple,
             ("torch._utils", "_rebuild_tensor_v2"): self._rebuild_tensor,
             ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
@@ -206,18 +208,26 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name.startswith(("float", "int", "uint", "bfloat", "bool")):
             return class_path
         if module.startswith(_INERT_MODULES) or (module, name) in _INERT_NAMES:
-            if class_path not in self._records:
-                self._records[class_path] = type(name, (Record,), {"class_path": class_path})
-            return self._records[class_path]
-        raise UnsafeCheckpointError(
-            f"its pickle names '{class_path}', which no YOLOv8 checkpoint needs; "
-            "get the file from a source you trust, or save it again with Ultralytics"
-        )
+            return self._record(class_path)
+        raise UnsafeCheckpointError(_forbidden(class_path))
 
     def persistent_load(self, pid: Any) -> _Storage:
         if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage"):
             raise CheckpointError("it refers to something that is no tensor storage")
         return _Storage(key=str(pid[2]), dtype=str(pid[1]))
+
+    def _method(self, owner: object, name: object, *_: object) -> type[Record]:
+        """An inert stand-in for a method of a record's class; segmentation models hold such a reference."""
+        if not (isinstance(owner, type) and issubclass(owner, Record)):
+            raise UnsafeCheckpointError(_forbidden(f"builtins.getattr of {owner!r}"))
+        return self._record(f"{owner.class_path}.{name}")
+
+    def _record(self, class_path: str) -> type[Record]:
+        if class_path not in self._records:
+            self._records[class_path] = type(
+                class_path.rpartition(".")[2], (Record,), {"class_path": class_path}
+            )
+        return self._records[class_path]
 
     def _rebuild_tensor(self, storage: _Storage, offset: int, size: Any, stride: Any, *_: object) -> Any:
         """A read-only view of the storage. Everything about its extent is checked before numpy sees it."""
@@ -245,6 +255,13 @@ class _Unpickler(pickle.Unpickler):
             else:
                 self._read[storage] = np.frombuffer(data, storage.dtype)
         return self._read[storage]
+
+
+def _forbidden(what: str) -> str:
+    return (
+        f"its pickle names '{what}', which no YOLOv8 checkpoint needs; "
+        "get the file from a source you trust, or save it again with Ultralytics"
+    )
 
 
 def _rebuild_parameter(data: Any, *_: object) -> Any:

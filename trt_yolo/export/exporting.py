@@ -20,12 +20,17 @@ from typing import Any, Literal, get_args
 
 import onnx
 
-from trt_yolo.errors import InputError
+from trt_yolo.errors import InputError, UnsafeCheckpointError
 from trt_yolo.export import from_ultralytics
 from trt_yolo.export.checkpoint import read_checkpoint
 from trt_yolo.export.deploy_from_head import deploy_from_head
 from trt_yolo.export.graph import DEFAULT_OPSET, MAX_OPSET, MIN_OPSET
-from trt_yolo.export.head_from_checkpoint import UnknownBlockError, checkpoint_from_file, head_from_checkpoint
+from trt_yolo.export.head_from_checkpoint import (
+    UnknownBlockError,
+    checkpoint_from_file,
+    head_from_checkpoint,
+    trained_imgsz,
+)
 from trt_yolo.export.head_from_onnx import head_from_onnx
 from trt_yolo.export.parity import Parity, check_frames, check_parity
 from trt_yolo.export.weights import cache_folder
@@ -34,6 +39,8 @@ from trt_yolo.shapes import BatchRange
 from trt_yolo.version import __version__
 
 Exporter = Literal["auto", "native", "ultralytics"]
+
+MAX_ROWS = 4096  # NMS compares every row with every other
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +54,7 @@ class ExportOptions:
         batch: None takes 1 for a checkpoint, and a given graph's own.
         head: The head graph instead of the deploy graph.
         opset: ONNX operator set; None takes 19 for a checkpoint, and a given graph's own.
+        rows: Candidates that NMS sees, and rows of the result; fewer where the image is small.
         exporter: `native`, `ultralytics`, or `auto`: native where it knows the architecture.
         check_images: Images for the parity check; none takes demo scenes.
         check: Whether to run the parity check, which needs ONNX Runtime.
@@ -58,6 +66,7 @@ class ExportOptions:
     batch: BatchRange | None = None
     head: bool = False
     opset: int | None = None
+    rows: int = DEFAULT_ROWS
     exporter: Exporter = "auto"
     check_images: Sequence[Path] = ()
     check: bool = True
@@ -68,6 +77,10 @@ class ExportOptions:
         if self.exporter not in get_args(Exporter):
             raise InputError(
                 f"--exporter {self.exporter!r} does not exist; give {', '.join(get_args(Exporter))}"
+            )
+        if not 1 <= self.rows <= MAX_ROWS:
+            raise InputError(
+                f"--rows {self.rows} is not possible; give 1 to {MAX_ROWS}, such as {DEFAULT_ROWS}"
             )
         if self.opset is not None and not MIN_OPSET <= self.opset <= MAX_OPSET:
             raise InputError(f"--opset {self.opset} is not supported; give {MIN_OPSET} to {MAX_OPSET}")
@@ -130,12 +143,12 @@ def export_model(source: Path, *, out: Path, options: ExportOptions | None = Non
     if options.head:
         content = _serialized(head, manifest)
     else:
-        manifest = dataclasses.replace(manifest, graph="deploy", rows=min(DEFAULT_ROWS, manifest.anchors))
+        manifest = dataclasses.replace(manifest, graph="deploy", rows=min(options.rows, manifest.anchors))
         content = _serialized(deploy_from_head(head, manifest), manifest)
         if options.check:
             frames = check_frames(manifest.imgsz_hw, options.check_images)
             parity = check_parity(head.SerializeToString(), content, frames)
-    path = out / f"{_stem(source, manifest, own_imgsz)}.onnx"
+    path = out / f"{_stem(source, manifest, own_imgsz, options.rows)}.onnx"
     _write_together(
         {path: content, path.with_name(path.name + ".json"): (manifest.to_json() + "\n").encode()}
     )
@@ -216,9 +229,13 @@ def _native_head(source: Path, options: ExportOptions) -> tuple[onnx.ModelProto,
 def _ultralytics_head(
     source: Path, options: ExportOptions
 ) -> tuple[onnx.ModelProto, Manifest, tuple[int, int]]:
-    if not options.trust or not source.is_file():
-        read_checkpoint(source)  # refuses what would run code: Ultralytics would run it
-    own = (640, 640)
+    try:
+        side = trained_imgsz(source)
+    except UnsafeCheckpointError as error:  # Ultralytics would run what it names
+        if not options.trust:
+            raise UnsafeCheckpointError(f"{error}; --trust runs it all the same") from None
+        side = 640
+    own = (side, side)
     imgsz_hw, batch = options.imgsz_hw or own, options.batch or BatchRange(1, 1)
     with tempfile.TemporaryDirectory(prefix="trt-yolo-") as folder:
         exported = Path(folder) / source.with_suffix(".onnx").name
@@ -241,7 +258,7 @@ def _serialized(model: onnx.ModelProto, manifest: Manifest) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _stem(source: Path, manifest: Manifest, own_imgsz: tuple[int, int]) -> str:
+def _stem(source: Path, manifest: Manifest, own_imgsz: tuple[int, int], rows: int) -> str:
     """The artifact's name: the source's, and what is not its default."""
     stem = source.stem.removesuffix("-head")
     height, width = manifest.imgsz_hw
@@ -249,6 +266,8 @@ def _stem(source: Path, manifest: Manifest, own_imgsz: tuple[int, int]) -> str:
         stem += f"-{height}" if height == width else f"-{height}x{width}"
     if manifest.batch != BatchRange(1, 1):
         stem += f"-b{manifest.batch}".replace(":", "-")
+    if rows != DEFAULT_ROWS:
+        stem += f"-r{rows}"
     return stem + ("-head" if manifest.graph == "head" else "")
 
 

@@ -68,9 +68,7 @@ def checkpoint_from_file(path: Path) -> Checkpoint:
         UnsupportedModelError: A model of another task, or of another architecture.
     """
     content = read_checkpoint(path)
-    model = content
-    if isinstance(content, dict):
-        model = content.get("ema") if isinstance(content.get("ema"), Record) else content.get("model")
+    model = _model(content)
     if not isinstance(model, Record) or not isinstance(model.get("model"), Record):
         raise CheckpointError(
             f"{path} holds no YOLO model, perhaps only weights (a state_dict); "
@@ -84,7 +82,7 @@ def checkpoint_from_file(path: Path) -> Checkpoint:
         layers=layers,
         names=_names(model, _number(layers[-1], "nc")),
         strides=tuple(int(stride) for stride in np.asarray(layers[-1].stride).ravel()),
-        imgsz=_trained_imgsz(content, model),
+        imgsz=_trained_imgsz(content),
     )
 
 
@@ -136,6 +134,22 @@ def head_from_checkpoint(
     )
 
 
+def trained_imgsz(path: Path) -> int:
+    """The image size, in pixels, that the checkpoint of any architecture was trained on.
+
+    Raises:
+        CheckpointError: Damaged, or its pickle names code that is not on the allow-list.
+    """
+    return _trained_imgsz(read_checkpoint(path))
+
+
+def _model(content: Any) -> Any:
+    """The pickled model: the averaged weights (`ema`) where they are kept beside the trained ones."""
+    if not isinstance(content, dict):
+        return content
+    return content.get("ema") if isinstance(content.get("ema"), Record) else content.get("model")
+
+
 def _check_task(path: Path, head: Record) -> None:
     if head.class_name in _TASKS:
         raise UnsupportedModelError(
@@ -164,11 +178,11 @@ def _names(model: Record, classes: int) -> dict[int, str]:
     return {int(index): str(name) for index, name in names.items()}
 
 
-def _trained_imgsz(content: Any, model: Record) -> int:
+def _trained_imgsz(content: Any) -> int:
     """The image size among the training arguments; 640 where they do not say."""
+    model = _model(content)
     candidates = [content.get("train_args")] if isinstance(content, dict) else []
-    candidates.append(model.get("args"))
-    for arguments in candidates:
+    for arguments in (*candidates, model.get("args") if isinstance(model, Record) else None):
         size = arguments.get("imgsz") if isinstance(arguments, dict | Record) else None
         if isinstance(size, int) and size > 0:
             return size
@@ -292,6 +306,14 @@ def _c2f(graph: GraphWriter, record: Record, tensors: list[str], name: str) -> s
     return _emit(graph, record.cv2, [joined], f"{name}.cv2")
 
 
+def _c2(graph: GraphWriter, record: Record, tensors: list[str], name: str) -> str:
+    inner = _emit(graph, record.cv1, tensors, f"{name}.cv1")
+    first, second = graph.split(inner, [int(record.c)] * 2, axis=1, name=f"{name}.split")
+    deep = _emit(graph, record.m, [first], f"{name}.m")
+    joined = graph.op("Concat", deep, second, name=f"{name}.concat", axis=1)
+    return _emit(graph, record.cv2, [joined], f"{name}.cv2")
+
+
 def _sppf(graph: GraphWriter, record: Record, tensors: list[str], name: str) -> str:
     pooled = [_emit(graph, record.cv1, tensors, f"{name}.cv1")]
     for index in range(int(record.get("n", 3))):
@@ -335,6 +357,7 @@ _BLOCKS: dict[str, Callable[[GraphWriter, Record, list[str], str], str]] = {
     "Conv2d": _conv2d,
     "Sequential": _sequential,
     "Bottleneck": _bottleneck,
+    "C2": _c2,
     "C2f": _c2f,
     "SPPF": _sppf,
     "MaxPool2d": _max_pool,

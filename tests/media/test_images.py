@@ -1,0 +1,306 @@
+"""Finding image files, and reading every kind of them whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from trt_yolo.demo.scenes import scene
+from trt_yolo.errors import ImageError, InputError
+from trt_yolo.media.images import decode_image, find_images, read_image, write_jpeg
+
+SCENE = scene(0).image_bgr
+NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+
+
+def _encoded(extension: str, image: npt.NDArray[Any] = SCENE, *options: int) -> bytes:
+    done, data = cv2.imencode(extension, image, list(options))
+    assert done
+    return data.tobytes()
+
+
+def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """b.jpg, a.PNG, notes.txt, "folder.jpg/", sub/c.webp, sub/deeper/d.jpg, "e[1].jpg", empty/"""
+    for name in ("b.jpg", "a.PNG", "notes.txt", "sub/c.webp", "sub/deeper/d.jpg", "e[1].jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("sources", "wanted"),
+    [
+        pytest.param([], [], id="nothing"),
+        pytest.param(["b.jpg"], ["b.jpg"], id="file"),
+        pytest.param(["notes.txt"], ["notes.txt"], id="file-of-any-suffix"),
+        pytest.param(["e[1].jpg"], ["e[1].jpg"], id="file-that-looks-like-a-glob"),
+        pytest.param(["."], ["a.PNG", "b.jpg", "e[1].jpg"], id="folder-sorted-and-not-below"),
+        pytest.param(["sub"], ["sub/c.webp"], id="folder-below"),
+        pytest.param(["*.jpg"], ["b.jpg", "e[1].jpg"], id="glob"),
+        pytest.param(["*"], ["a.PNG", "b.jpg", "e[1].jpg"], id="glob-takes-images-only"),
+        pytest.param(["sub/**"], ["sub/c.webp", "sub/deeper/d.jpg"], id="glob-reaching-below"),
+        pytest.param(["[ab].*"], ["a.PNG", "b.jpg"], id="glob-of-characters"),
+        pytest.param(["sub", "b.jpg", "a.PNG"], ["sub/c.webp", "b.jpg", "a.PNG"], id="sources-in-order"),
+        pytest.param(["b.jpg", "b.jpg"], ["b.jpg", "b.jpg"], id="twice"),
+    ],
+)
+def test_find_images(tree: Path, sources: list[str], wanted: list[str]) -> None:
+    assert find_images(sources) == [Path(name) for name in wanted]
+
+
+def test_find_images_takes_absolute_paths(tree: Path) -> None:
+    assert find_images([str(tree / "sub"), str(tree / "b*")]) == [tree / "sub" / "c.webp", tree / "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        pytest.param("gone.jpg", "no such file or folder: gone.jpg", id="missing"),
+        pytest.param("gone/b.jpg", "no such file or folder: gone/b.jpg", id="missing-folder"),
+        pytest.param("b.jpg/c.jpg", "no such file or folder: b.jpg/c.jpg", id="below-a-file"),
+        pytest.param("empty", "the folder empty holds no images", id="empty-folder"),
+        pytest.param("gone*.jpg", "no image matches gone*.jpg", id="glob-of-none"),
+        pytest.param("notes.*", "no image matches notes.*", id="glob-of-no-image"),
+        pytest.param("x" * 300, "no such file or folder: xxx", id="name-too-long"),
+        pytest.param("a\0b", "no such file or folder: a\0b", id="null-character"),
+    ],
+)
+def test_find_images_refuses_what_is_not_there(tree: Path, source: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        find_images(["b.jpg", source])
+    assert str(caught.value).startswith(message)
+
+
+def _grey_to_bgr(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+GREY = NOISE[..., 0]
+RGBA = Image.fromarray(np.dstack([NOISE[..., ::-1], GREY // 2]), "RGBA")
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted"),
+    [
+        pytest.param(_encoded(".png", NOISE), NOISE, id="png"),
+        pytest.param(_encoded(".bmp", NOISE), NOISE, id="bmp"),
+        pytest.param(_encoded(".tif", NOISE), NOISE, id="tiff"),
+        pytest.param(_encoded(".ppm", NOISE), NOISE, id="ppm"),
+        pytest.param(_encoded(".webp", NOISE, cv2.IMWRITE_WEBP_QUALITY, 101), NOISE, id="webp-lossless"),
+        pytest.param(_encoded(".png", GREY), _grey_to_bgr(GREY), id="grey"),
+        pytest.param(_encoded(".png", NOISE.astype(np.uint16) * 257), NOISE, id="png-16-bit"),
+        pytest.param(_encoded(".tif", NOISE.astype(np.uint16) * 257), NOISE, id="tiff-16-bit"),
+        pytest.param(_encoded(".png", GREY.astype(np.uint16) * 257), _grey_to_bgr(GREY), id="grey-16-bit"),
+        pytest.param(_saved(RGBA, "PNG"), NOISE, id="alpha-dropped"),
+        pytest.param(_saved(Image.fromarray(GREY).convert("LA"), "PNG"), _grey_to_bgr(GREY), id="grey-alpha"),
+        pytest.param(
+            _saved(Image.fromarray(GREY).convert("P"), "PNG"), _grey_to_bgr(GREY), id="palette"
+        ),
+        pytest.param(
+            _saved(Image.fromarray(GREY > 127), "PNG"), _grey_to_bgr((GREY > 127) * np.uint8(255)), id="1-bit"
+        ),
+        pytest.param(_encoded(".png", NOISE[:1, :1]), NOISE[:1, :1], id="1x1"),
+        pytest.param(_encoded(".png", NOISE[:1]), NOISE[:1], id="one-row"),
+        pytest.param(_encoded(".png", NOISE) + b"tail", NOISE, id="png-with-a-tail"),
+    ],
+)  # fmt: skip
+def test_read_image_gives_8_bit_bgr(data: bytes, wanted: npt.NDArray[np.uint8], tmp_path: Path) -> None:
+    path = tmp_path / "image.bin"
+    path.write_bytes(data)
+    got = read_image(path)
+    assert got.dtype == np.uint8
+    np.testing.assert_array_equal(got, wanted)
+
+
+JPEGS = {
+    "baseline": _encoded(".jpg"),
+    "progressive": _encoded(".jpg", SCENE, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    "restart-markers": _encoded(".jpg", SCENE, cv2.IMWRITE_JPEG_RST_INTERVAL, 4),
+    "grey": _encoded(".jpg", SCENE[..., 0]),
+}
+each_jpeg = pytest.mark.parametrize("kind", JPEGS)
+
+
+def _jpeg_with_thumbnail() -> bytes:
+    """A JPEG whose EXIF segment holds a whole small JPEG, with an end-of-image marker of its own."""
+    thumbnail = _encoded(".jpg", SCENE[::8, ::8])
+    ifd0_at, ifd1_at, thumbnail_at = 8, 14, 44
+    tiff = b"II*\0" + struct.pack("<I", ifd0_at) + struct.pack("<HI", 0, ifd1_at)
+    tiff += struct.pack("<H", 2) + struct.pack("<HHII", 0x201, 4, 1, thumbnail_at)
+    tiff += struct.pack("<HHII", 0x202, 4, 1, len(thumbnail)) + struct.pack("<I", 0)
+    assert len(tiff) == thumbnail_at
+    body = b"Exif\0\0" + tiff + thumbnail
+    whole = _encoded(".jpg")
+    return whole[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + whole[2:]
+
+
+@each_jpeg
+@pytest.mark.parametrize("tail", [b"", b"\0" * 100, b"\xff\xd8 more"])
+def test_a_whole_jpeg_is_read(kind: str, tail: bytes) -> None:
+    image = decode_image(JPEGS[kind] + tail, name="a.jpg")
+    wanted = _grey_to_bgr(SCENE[..., 0]) if kind == "grey" else SCENE
+    assert image.shape == wanted.shape
+    assert np.abs(image.astype(int) - wanted).mean() < 10
+
+
+def _cuts(length: int) -> list[int]:
+    """Lengths of what is left: few bytes, few missing, and between."""
+    return sorted({*range(1, 30), *range(30, length - 30, 997), *range(length - 30, length)})
+
+
+@each_jpeg
+def test_a_jpeg_cut_short_is_an_error_wherever_it_is_cut(kind: str) -> None:
+    data = JPEGS[kind]
+    for length in _cuts(len(data)):
+        with pytest.raises(ImageError, match=r"a\.jpg (is cut short|is no image)"):
+            decode_image(data[:length], name="a.jpg")
+
+
+def test_a_jpeg_with_a_thumbnail_is_read_and_the_end_of_the_thumbnail_is_not_its_end() -> None:
+    data = _jpeg_with_thumbnail()
+    assert data.count(b"\xff\xd9") == 2
+    np.testing.assert_array_equal(
+        decode_image(data, name="a.jpg"), decode_image(_encoded(".jpg"), name="plain.jpg")
+    )
+    for length in _cuts(len(data)):
+        with pytest.raises(ImageError, match=r"a\.jpg (is cut short|is no image)"):
+            decode_image(data[:length], name="a.jpg")
+
+
+def _with_text_chunk(png: bytes, text: bytes) -> bytes:
+    body = b"tEXt" + text
+    chunk = struct.pack(">I", len(text)) + body + struct.pack(">I", zlib.crc32(body))
+    after_header = 8 + 25
+    return png[:after_header] + chunk + png[after_header:]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(_encoded(".png"), id="plain"),
+        pytest.param(_with_text_chunk(_encoded(".png"), b"Comment\0the IEND"), id="with-IEND-in-a-comment"),
+        pytest.param(_saved(Image.fromarray(SCENE).convert("P"), "PNG"), id="palette"),
+    ],
+)
+def test_a_png_cut_short_is_an_error_wherever_it_is_cut(data: bytes) -> None:
+    assert decode_image(data, name="a.png").shape == SCENE.shape
+    end = data.rindex(b"IEND")
+    for length in (length for length in _cuts(len(data)) if length <= end):
+        with pytest.raises(ImageError, match=r"a\.png (is cut short|is no image)"):
+            decode_image(data[:length], name="a.png")
+
+
+@pytest.mark.parametrize("extension", [".bmp", ".tif", ".webp", ".ppm"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_other_files_cut_short_are_errors(extension: str, share: float) -> None:
+    data = _encoded(extension)
+    with pytest.raises(ImageError, match="is no image that OpenCV can decode"):
+        decode_image(data[: int(share * len(data))], name="a")
+
+
+@pytest.mark.parametrize("extension", [".bmp", ".jpg", ".png", ".tif"])
+def test_the_error_is_all_that_is_said(extension: str, capfd: pytest.CaptureFixture[str]) -> None:
+    data = _encoded(extension)
+    with pytest.raises(ImageError):
+        decode_image(data[: len(data) // 2], name="a")
+    assert capfd.readouterr() == ("", "")
+
+
+def _bomb(side: int) -> bytes:
+    """A PNG that declares a square of that side and holds nothing."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        pytest.param(b"", "is empty; copy it again", id="empty"),
+        pytest.param(b"hello, this is text\n" * 20, "is no image that OpenCV can decode", id="text"),
+        pytest.param(b"\0" * 1000, "is no image that OpenCV can decode", id="zeros"),
+        pytest.param(b"\xff\xd8\xff\xd9", "", id="jpeg-of-nothing"),
+        pytest.param(b"\x89PNG\r\n\x1a\nIEND", "", id="png-of-nothing"),
+        pytest.param(_bomb(0), "", id="png-of-no-pixels"),
+        pytest.param(_bomb(65_000), "", id="png-of-4-gigapixels"),
+    ],
+)
+def test_what_is_no_image_is_an_error_that_names_the_file(data: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(data)
+    with pytest.raises(ImageError) as caught:
+        read_image(path)
+    assert str(caught.value).startswith(f"{path} {message}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("gone.jpg", id="missing"),
+        pytest.param("", id="folder"),
+        pytest.param("x" * 300, id="name-too-long"),
+        pytest.param("a\0b.jpg", id="null-character"),
+    ],
+)
+def test_a_path_that_cannot_be_read_is_an_error(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="cannot read "):
+        read_image(tmp_path / name)
+
+
+TURNS: list[tuple[int, Callable[[Image.Image], Image.Image]]] = [
+    (1, lambda image: image),
+    (2, lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
+    (3, lambda image: image.transpose(Image.Transpose.ROTATE_180)),
+    (4, lambda image: image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)),
+    (5, lambda image: image.transpose(Image.Transpose.TRANSPOSE)),
+    (6, lambda image: image.transpose(Image.Transpose.ROTATE_270)),
+    (7, lambda image: image.transpose(Image.Transpose.TRANSVERSE)),
+    (8, lambda image: image.transpose(Image.Transpose.ROTATE_90)),
+]
+
+
+@pytest.mark.parametrize(("orientation", "turn"), TURNS)
+def test_exif_orientation_turns_the_image_upright(
+    orientation: int, turn: Callable[[Image.Image], Image.Image]
+) -> None:
+    picture, exif = Image.fromarray(SCENE[:96, :160]), Image.Exif()
+    exif[0x0112] = orientation
+    flat = decode_image(_saved(picture, "JPEG"), name="flat.jpg")
+    turned = decode_image(_saved(picture, "JPEG", exif=exif), name="turned.jpg")
+    np.testing.assert_array_equal(turned, np.asarray(turn(Image.fromarray(flat))))
+
+
+def test_paths_may_hold_any_character(tmp_path: Path) -> None:
+    path = tmp_path / "日本 é" / "straße 🚗.jpg"
+    path.parent.mkdir()
+    write_jpeg(path, SCENE)
+    assert find_images([str(path.parent)]) == [path]
+    assert np.abs(read_image(path).astype(int) - SCENE).mean() < 10
+
+
+def test_write_jpeg_says_where_it_cannot_write(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="gone"):
+        write_jpeg(tmp_path / "gone" / "a.jpg", SCENE)

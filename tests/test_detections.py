@@ -1,0 +1,121 @@
+"""What comes out of a model: shapes, order, picking, and the two ways out of `Detections`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from trt_yolo import Detections
+from trt_yolo.errors import InputError
+
+NAMES = {0: "cat", 1: "dog"}
+
+
+@pytest.fixture
+def three() -> Detections:
+    return Detections(
+        xyxy=np.array([[0, 0, 10, 10], [5.126, 5, 20, 20.5], [1, 2, 3, 4]], np.float32),
+        confidence=np.array([0.9, 0.51237, 0.3], np.float32),
+        class_id=np.array([0, 1, 7]),
+        names=NAMES,
+        image_hw=(30, 40),
+    )
+
+
+def _zeros(*shape: int) -> npt.NDArray[np.float32]:
+    return np.zeros(shape, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("xyxy", "confidence", "class_id"),
+    [
+        pytest.param(_zeros(0), _zeros(0), _zeros(0), id="empty-without-columns"),
+        pytest.param(_zeros(0, 5), _zeros(0), _zeros(0), id="empty-of-five-columns"),
+        pytest.param(_zeros(4), _zeros(1), _zeros(1), id="one-flat-box"),
+        pytest.param(_zeros(2, 5), _zeros(2), _zeros(2), id="five-columns"),
+        pytest.param(_zeros(2, 1, 4), _zeros(2), _zeros(2), id="three-axes"),
+        pytest.param(_zeros(), _zeros(), _zeros(), id="scalars"),
+        pytest.param(_zeros(2, 4), _zeros(1), _zeros(2), id="a-confidence-missing"),
+        pytest.param(_zeros(2, 4), _zeros(2), _zeros(3), id="a-class-too-many"),
+        pytest.param(_zeros(2, 4), _zeros(2, 1), _zeros(2), id="confidence-as-column"),
+        pytest.param(_zeros(2, 4), _zeros(2), _zeros(2, 1), id="class-as-column"),
+        pytest.param(_zeros(0, 4), _zeros(1), _zeros(0), id="confidence-without-box"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(xyxy: Any, confidence: Any, class_id: Any) -> None:
+    with pytest.raises(InputError, match="needed"):
+        Detections(xyxy, confidence, class_id)
+
+
+def test_empty_has_all_its_axes() -> None:
+    empty = Detections.empty(names=NAMES, image_hw=(3, 4))
+    assert len(empty) == 0
+    assert (empty.xyxy.shape, empty.confidence.shape, empty.class_id.shape) == ((0, 4), (0,), (0,))
+    assert (empty.xyxy.dtype, empty.confidence.dtype, empty.class_id.dtype) == (
+        np.float32,
+        np.float32,
+        np.int64,
+    )
+    assert (empty.names, empty.image_hw) == (NAMES, (3, 4))
+    assert list(empty) == empty.to_dicts() == []
+
+
+def test_iterating_gives_box_confidence_class(three: Detections) -> None:
+    boxes, confidences, class_ids = zip(*three, strict=True)
+    np.testing.assert_array_equal(np.stack(boxes), three.xyxy)
+    assert confidences == pytest.approx((0.9, 0.51237, 0.3))
+    assert class_ids == (0, 1, 7)
+    assert [type(value) for value in (confidences[0], class_ids[0])] == [float, int]
+
+
+@pytest.mark.parametrize(
+    ("index", "positions"),
+    [
+        pytest.param(slice(None, 2), [0, 1], id="slice"),
+        pytest.param(slice(None, None, -1), [2, 1, 0], id="reversed"),
+        pytest.param(slice(5, 9), [], id="slice-past-the-end"),
+        pytest.param(np.array([True, False, True]), [0, 2], id="mask"),
+        pytest.param(np.zeros(3, bool), [], id="mask-of-none"),
+        pytest.param([2, 0], [2, 0], id="positions"),
+        pytest.param(np.array([1]), [1], id="array-of-positions"),
+    ],
+)
+def test_indexing_picks_the_same_of_every_field(three: Detections, index: Any, positions: list[int]) -> None:
+    picked = three[index]
+    assert picked.xyxy.shape == (len(positions), 4)
+    assert picked.class_id.tolist() == [[0, 1, 7][position] for position in positions]
+    np.testing.assert_array_equal(picked.xyxy, three.xyxy[np.array(positions, int)])
+    np.testing.assert_array_equal(picked.confidence, three.confidence[np.array(positions, int)])
+    assert (picked.names, picked.image_hw) == (three.names, three.image_hw)
+
+
+def test_to_dicts_gives_plain_rounded_values(three: Detections) -> None:
+    dicts = three.to_dicts()
+    assert dicts[1] == {"xyxy": [5.13, 5.0, 20.0, 20.5], "confidence": 0.5124, "class_id": 1, "name": "dog"}
+    assert json.loads(json.dumps(dicts)) == dicts
+
+
+def test_a_class_without_a_name_is_its_number(three: Detections) -> None:
+    assert [three.name(class_id) for class_id in (0, 1, 7)] == ["cat", "dog", "7"]
+    assert three.to_dicts()[2]["name"] == "7"
+
+
+def test_to_supervision_holds_the_same_and_shares_no_memory(three: Detections) -> None:
+    other = three.to_supervision()
+    np.testing.assert_array_equal(other.xyxy, three.xyxy)
+    np.testing.assert_array_equal(other.confidence, three.confidence)
+    np.testing.assert_array_equal(other.class_id, three.class_id)
+    assert other.data["class_name"].tolist() == ["cat", "dog", "7"]
+    other.xyxy[:] = 0
+    assert three.xyxy[0, 2] == 10
+
+
+def test_to_supervision_of_nothing_is_empty_and_its_names_are_text() -> None:
+    other = Detections.empty(names=NAMES).to_supervision()
+    assert other.is_empty()
+    assert other.xyxy.shape == (0, 4)
+    assert other.data["class_name"].dtype.kind == "U"

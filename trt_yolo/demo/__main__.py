@@ -1,0 +1,20 @@
+"""`python -m trt_yolo.demo FOLDER`: writes demo scenes and their labels, to try things on."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from trt_yolo.demo.scenes import write_yolo_dataset
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m trt_yolo.demo", description=__doc__)
+    parser.add_argument("folder", type=Path, help="gets images/val, labels/val and data.yaml")
+    parser.add_argument("--count", type=int, default=16, help="how many scenes (default 16)")
+    parser.add_argument("--size", type=int, default=256, help="side in pixels (default 256)")
+    options = parser.parse_args()
+    write_yolo_dataset(options.folder, train=0, val=options.count, size=options.size)
+
+
+main()
