@@ -12,9 +12,11 @@ from trt_yolo.errors import InputError
 from trt_yolo.manifest import DEFAULT_ROWS, GraphKind, Manifest
 from trt_yolo.shapes import BatchRange
 
+UP_TO_8 = BatchRange(1, 8)
+
 
 def _backend(
-    *, batch: BatchRange = BatchRange(1, 8), rows: int = 20, graph: GraphKind = "deploy", delay_ms: float = 0
+    *, batch: BatchRange = UP_TO_8, rows: int = 20, graph: GraphKind = "deploy", delay_ms: float = 0
 ) -> NullBackend:
     names = {index: str(index) for index in range(10)}
     manifest = Manifest(graph=graph, names=names, imgsz_hw=(32, 64), batch=batch, rows=rows, anchors=42)

@@ -35,6 +35,11 @@ def deploy(demo_onnx: Path) -> OnnxRuntimeBackend:
     return OnnxRuntimeBackend(demo_onnx)
 
 
+@pytest.fixture(scope="module")
+def head(demo_head_onnx: Path) -> OnnxRuntimeBackend:
+    return OnnxRuntimeBackend(demo_head_onnx)
+
+
 def _detections(rows: Rows) -> Detections:
     used = rows[rows[:, 4] > 0]
     return Detections(used[:, :4], used[:, 4], used[:, 5].astype(np.int64))
@@ -44,13 +49,12 @@ def _detections(rows: Rows) -> Detections:
 @pytest.mark.parametrize(("conf", "iou"), [(0.25, 0.7), (0.01, 0.5)])
 def test_head_and_deploy_graph_find_the_same(
     deploy: OnnxRuntimeBackend,
-    demo_head_onnx: Path,
+    head: OnnxRuntimeBackend,
     frames: npt.NDArray[np.uint8],
     index: int,
     conf: float,
     iou: float,
 ) -> None:
-    head = OnnxRuntimeBackend(demo_head_onnx)
     assert (head.manifest.graph, deploy.manifest.graph) == ("head", "deploy")
     frame = frames[index : index + 1]
     wanted = _detections(head.infer(frame, conf=conf, iou=iou)[0])

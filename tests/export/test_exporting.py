@@ -194,3 +194,21 @@ def test_cache_is_filled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert export_to_cache(demo_checkpoint()) == first
     assert first.stat().st_mtime_ns == written
     assert first.is_relative_to(tmp_path)
+
+
+def test_ultralytics_runs_our_head_graph(demo_head_onnx: Path, demo_onnx: Path) -> None:
+    ultralytics = pytest.importorskip("ultralytics")
+    reference = ultralytics.YOLO(str(demo_head_onnx), task="detect")
+    images = [scene(index).image_bgr for index in range(4)]
+    with trt_yolo.load(demo_onnx) as model:
+        for image, got in zip(images, model(images), strict=True):
+            boxes = reference.predict(image, imgsz=256, conf=0.25, iou=0.7, device="cpu", verbose=False)[
+                0
+            ].boxes
+            wanted = trt_yolo.Detections(
+                xyxy=boxes.xyxy.numpy(),
+                confidence=boxes.conf.numpy(),
+                class_id=boxes.cls.numpy().astype(np.int64),
+            )
+            assert len(wanted) > 0
+            assert_detections_match(got, wanted)

@@ -54,7 +54,8 @@ def run() -> None:
     except TrtYoloError as error:
         code = _failed(str(error))
     except _USAGE_ERROR as error:
-        code = _failed(f"{error.format_message()} (trt-yolo --help shows the commands and options)")
+        message = error.format_message()  # empty where no command was given: the help was printed
+        code = _failed(f"{message} (trt-yolo --help shows the commands and options)") if message else 1
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     except BrokenPipeError:
