@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import supervision
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
 class Detections:
     """The objects found in one image, best first.
 
@@ -40,7 +40,7 @@ class Detections:
     image_hw: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
-        count = len(self.xyxy)
+        count = len(self.xyxy) if self.xyxy.ndim else 0
         if self.xyxy.shape != (count, 4):
             raise InputError(
                 f"xyxy has shape {self.xyxy.shape}; needed: (N, 4), and (0, 4) for no detections"
@@ -110,5 +110,5 @@ class Detections:
             xyxy=self.xyxy.copy(),
             confidence=self.confidence.copy(),
             class_id=self.class_id.copy(),
-            data={"class_name": np.array([self.name(index) for index in self.class_id.tolist()])},
+            data={"class_name": np.array([self.name(index) for index in self.class_id.tolist()], str)},
         )

@@ -87,7 +87,9 @@ def probe(package: str) -> Probe:
         except importlib.metadata.PackageNotFoundError:
             continue
         state = "installed" if name == package else f"installed as {name}"
-        return Probe(package, version, state if _found(package) else "installed, but its module is missing")
+        return Probe(
+            package, version or "?", state if _found(package) else "installed, but its module is missing"
+        )
     if package != "onnxruntime-gpu" and _found(package):
         return Probe(package, "?", "importable, installed without pip")
     return Probe(package, "", "not installed")

@@ -22,6 +22,8 @@ SCHEMA = 1
 DEFAULT_ROWS = 512  # candidates that NMS sees: +3 ms of 120 on one CPU thread; 300 would cost nothing
 DYNAMIC_BATCH = 16  # the largest batch of a dynamic graph that does not say
 
+_STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64))  # YOLOv8, its P2 and its P6 variant
+
 GraphKind = Literal["deploy", "head"]
 
 
@@ -85,7 +87,7 @@ def manifest_from_json(text: str, *, origin: str) -> Manifest:
         fields["imgsz_hw"] = (int(height), int(width))
         fields["batch"] = BatchRange(**fields["batch"])
         return Manifest(**fields)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UnsupportedModelError(
             f"{origin} has a damaged manifest ({error}); export the model again"
         ) from error
@@ -137,13 +139,28 @@ def _check_head_shapes(
 ) -> None:
     classes = output_shapes[0][1] if output_shapes and len(output_shapes[0]) == 3 else None
     is_head = len(output_shapes) == 1 and isinstance(classes, int) and classes > 4
-    if len(input_shape) != 4 or input_shape[1] != 3 or not is_head:
+    if (
+        len(input_shape) != 4
+        or input_shape[1] != 3
+        or not is_head
+        or not _anchors_fit(input_shape, output_shapes[0][2])
+    ):
         given = ", ".join(str(tuple(shape)) for shape in output_shapes)
         raise UnsupportedModelError(
             f"{origin} is no YOLOv8 detection model: input {tuple(input_shape)}, outputs {given}; "
             "needed: input (N, 3, H, W) and one output (N, 4 + classes, anchors), "
             "as Ultralytics exports it with nms=False"
         )
+
+
+def _anchors_fit(input_shape: Sequence[int | str], anchors: int | str) -> bool:
+    """Whether YOLOv8 has that many anchors: YOLOv5 has three times as many, graphs with NMS a fixed few."""
+    height, width = input_shape[2:]
+    if not (isinstance(height, int) and isinstance(width, int) and isinstance(anchors, int)):
+        return True
+    return anchors in [
+        sum((height // stride) * (width // stride) for stride in strides) for strides in _STRIDES
+    ]
 
 
 def _fixed_size(
@@ -153,8 +170,8 @@ def _fixed_size(
     if isinstance(height, int) and isinstance(width, int):
         return height, width
     declared = _literal(metadata.get("imgsz", ""))
-    if isinstance(declared, list) and len(declared) == 2:
-        return int(declared[0]), int(declared[1])
+    if isinstance(declared, list) and len(declared) == 2 and all(isinstance(side, int) for side in declared):
+        return declared[0], declared[1]
     raise UnsupportedModelError(f"{origin} has no fixed image size; give one, such as --imgsz 640")
 
 
@@ -166,7 +183,7 @@ def _declared_batch(metadata: Mapping[str, str]) -> int:
 
 def _names(text: str, classes: int) -> dict[int, str]:
     names = _literal(text)
-    if isinstance(names, dict) and len(names) == classes:
+    if isinstance(names, dict) and len(names) == classes and all(isinstance(key, int) for key in names):
         return {int(key): str(name) for key, name in names.items()}
     return {index: f"class{index}" for index in range(classes)}
 

@@ -173,7 +173,7 @@ def _cuts(length: int) -> list[int]:
 def test_a_jpeg_cut_short_is_an_error_wherever_it_is_cut(kind: str) -> None:
     data = JPEGS[kind]
     for length in _cuts(len(data)):
-        with pytest.raises(ImageError, match=r"a\.jpg (is cut short|is no image)"):
+        with pytest.raises(ImageError, match=r"a\.jpg is cut short" if length > 1 else "is no image"):
             decode_image(data[:length], name="a.jpg")
 
 
@@ -184,7 +184,7 @@ def test_a_jpeg_with_a_thumbnail_is_read_and_the_end_of_the_thumbnail_is_not_its
         decode_image(data, name="a.jpg"), decode_image(_encoded(".jpg"), name="plain.jpg")
     )
     for length in _cuts(len(data)):
-        with pytest.raises(ImageError, match=r"a\.jpg (is cut short|is no image)"):
+        with pytest.raises(ImageError, match=r"a\.jpg is cut short" if length > 1 else "is no image"):
             decode_image(data[:length], name="a.jpg")
 
 
@@ -217,14 +217,6 @@ def test_other_files_cut_short_are_errors(extension: str, share: float) -> None:
     data = _encoded(extension)
     with pytest.raises(ImageError, match="is no image that OpenCV can decode"):
         decode_image(data[: int(share * len(data))], name="a")
-
-
-@pytest.mark.parametrize("extension", [".bmp", ".jpg", ".png", ".tif"])
-def test_the_error_is_all_that_is_said(extension: str, capfd: pytest.CaptureFixture[str]) -> None:
-    data = _encoded(extension)
-    with pytest.raises(ImageError):
-        decode_image(data[: len(data) // 2], name="a")
-    assert capfd.readouterr() == ("", "")
 
 
 def _bomb(side: int) -> bytes:

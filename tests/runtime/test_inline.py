@@ -278,10 +278,16 @@ def test_a_checkpoint_is_exported_into_the_cache_once(
     assert not list(cache.rglob("*.part"))
 
 
-def test_nothing_named_is_the_demo(images: list[Image], alone: list[Detections]) -> None:
-    with trt_yolo.load() as model:
+def test_nothing_named_is_the_demo_for_threads_that_load_it_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: list[Image], alone: list[Detections]
+) -> None:
+    monkeypatch.setenv("TRT_YOLO_CACHE", str(tmp_path))
+    with ThreadPoolExecutor(3) as pool:
+        loaded = [future.result() for future in [pool.submit(trt_yolo.load) for _ in range(3)]]
+    for model in loaded:
         assert model.manifest.source == "demo.pt"
         assert_detections_match(model(images[0]), alone[0])
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_a_damaged_checkpoint_leaves_nothing_in_the_cache(

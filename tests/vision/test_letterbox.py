@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -74,7 +76,7 @@ def test_every_pixel_is_that_of_ultralytics(source_hw: tuple[int, int], target_h
     ],
 )
 @pytest.mark.parametrize("target_hw", [(64, 64), (32, 96)])
-def test_views_are_read_as_their_copies(view: object, target_hw: tuple[int, int]) -> None:
+def test_views_are_read_as_their_copies(view: Any, target_hw: tuple[int, int]) -> None:
     image = _noise(100, 100, 3)[view]
     copy = np.ascontiguousarray(image)
     np.testing.assert_array_equal(_letterboxed(image, target_hw), _letterboxed(copy, target_hw))
@@ -91,7 +93,7 @@ def test_a_slot_of_a_batch_is_filled_and_its_neighbours_left_alone(source_hw: tu
 
 def test_geometry_of_a_known_case() -> None:
     assert fit_letterbox((480, 640), (640, 640)) == Letterbox(
-        source_hw=(480, 640), target_hw=(640, 640), scale=1.0, resized_hw=(480, 640), top=80, left=0
+        source_hw=(480, 640), target_hw=(640, 640), resized_hw=(480, 640), top=80, left=0
     )
 
 

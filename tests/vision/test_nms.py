@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from trt_yolo.vision.nms import greedy_nms, pad_rows, rows_from_head
 
 Rows = npt.NDArray[np.float32]
+Keep = Callable[[Rows, float], list[int]]
 
 # Corners on a coarse grid: areas are whole numbers of at most 256, so that no IoU is within float32's
 # rounding of these limits, and every implementation must agree.
@@ -54,7 +57,7 @@ def test_greedy_nms_is_the_plain_loop(boxes: list[tuple[tuple[int, int, int, int
 
 
 @pytest.fixture(scope="module")
-def torchvision_nms():
+def torchvision_nms() -> Keep:
     import torch
     from torchvision.ops import batched_nms
 
@@ -68,14 +71,14 @@ def torchvision_nms():
 @settings(deadline=None)
 @given(boxes=candidates, iou=st.sampled_from(LIMITS))
 def test_greedy_nms_is_that_of_torchvision(
-    torchvision_nms, boxes: list[tuple[tuple[int, int, int, int], int]], iou: float
+    torchvision_nms: Keep, boxes: list[tuple[tuple[int, int, int, int], int]], iou: float
 ) -> None:
     rows = _rows(boxes)
     np.testing.assert_array_equal(greedy_nms(rows, iou=iou), rows[torchvision_nms(rows, iou)])
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_greedy_nms_of_many_real_sized_boxes_is_that_of_torchvision(torchvision_nms, seed: int) -> None:
+def test_greedy_nms_of_many_real_sized_boxes_is_that_of_torchvision(torchvision_nms: Keep, seed: int) -> None:
     rng = np.random.default_rng(seed)
     corners = rng.uniform(0, 600, (1000, 2))
     rows = np.hstack(
@@ -158,9 +161,11 @@ def test_rows_from_head_takes_the_best_anchors_above_the_limit(
 
 
 def test_rows_from_head_keeps_the_order_of_equal_scores() -> None:
-    head = np.tile(np.array([[10], [10], [2], [2], [0.5]], np.float32), 50)
-    head[0] = np.arange(50)
-    np.testing.assert_array_equal(rows_from_head(head, conf=0.1, limit=20)[:, 0], np.arange(20) - 1)
+    scores = np.random.default_rng(0).choice(np.array([0.3, 0.5, 0.7], np.float32), 5000)
+    head = np.zeros((5, 5000), np.float32)
+    head[0], head[4] = np.arange(5000), scores
+    order = sorted(range(5000), key=lambda anchor: -scores[anchor])
+    np.testing.assert_array_equal(rows_from_head(head, conf=0.1, limit=3000)[:, 0], order[:3000])
 
 
 @pytest.mark.parametrize(("given_rows", "count"), [(0, 0), (0, 3), (2, 3), (3, 3), (5, 3)])

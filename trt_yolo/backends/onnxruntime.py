@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_yolo.backends.base import Backend, Frames, Output, output_from_head
-from trt_yolo.errors import BackendError, InputError, MissingDependencyError
+from trt_yolo.errors import BackendError, InputError, MissingDependencyError, UnsupportedModelError
 from trt_yolo.manifest import METADATA_KEY, Manifest, manifest_from_json, manifest_from_ultralytics
 
 _ERRORS_ONLY = 3
@@ -32,7 +32,8 @@ class OnnxRuntimeBackend(Backend):
         threads: CPU threads of one inference; None takes every core that this process may use.
 
     Raises:
-        InputError: No such file, or no ONNX model.
+        InputError: No such file.
+        BackendError: No ONNX model, or one that ONNX Runtime cannot load.
         UnsupportedModelError: An ONNX model, but no YOLOv8 detection model.
         MissingDependencyError: onnxruntime is not installed.
     """
@@ -94,7 +95,7 @@ def _session(model: Path | bytes, threads: int) -> Any:
 
 
 def _existing(path: Path) -> Path:
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, never raises
         raise InputError(f"no such file: {path}; give the path of an .onnx model")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the path of an .onnx model")
@@ -107,9 +108,16 @@ def _manifest(session: Any, origin: str) -> Manifest:
     metadata = session.get_modelmeta().custom_metadata_map
     if METADATA_KEY in metadata:
         return manifest_from_json(metadata[METADATA_KEY], origin=origin)
+    inputs = session.get_inputs()
+    if len(inputs) != 1 or inputs[0].type not in ("tensor(float)", "tensor(float16)"):
+        given = ", ".join(f"{node.name} {node.type}" for node in inputs) or "none"
+        raise UnsupportedModelError(
+            f"{origin} is no YOLOv8 model: its inputs are {given}; "
+            "needed: one, of floating point (N, 3, H, W), or a graph that trt-yolo exported"
+        )
     return manifest_from_ultralytics(
         metadata,
-        input_shape=[side if isinstance(side, int) else str(side) for side in session.get_inputs()[0].shape],
+        input_shape=[side if isinstance(side, int) else str(side) for side in inputs[0].shape],
         output_shapes=[
             [side if isinstance(side, int) else str(side) for side in output.shape]
             for output in session.get_outputs()

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -124,7 +126,7 @@ def read_checkpoint(path: Path) -> Any:
         CheckpointError: The file is empty, truncated, or not in PyTorch's zip layout.
         UnsafeCheckpointError: The pickle names something outside the allow-list.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, never raises
         raise InputError(
             f"no such file: {path}; give the path of a .pt checkpoint, or a name such as yolov8n"
         )
@@ -152,6 +154,7 @@ def _load(archive: zipfile.ZipFile, path: Path) -> Any:
         )
     data = _member(archive, pickles[0], limit=_MAX_PICKLE_BYTES)
     try:
+        _check_memo(data)
         return _Unpickler(io.BytesIO(data), archive, prefix).load()
     except UnsafeCheckpointError as error:
         raise UnsafeCheckpointError(f"{path} was refused, and none of its code was run: {error}") from None
@@ -162,6 +165,13 @@ def _load(archive: zipfile.ZipFile, path: Path) -> Any:
         OverflowError, MemoryError, RecursionError, UnicodeDecodeError, NotImplementedError,
     ) as error:  # what the pickle machine raises on nonsense  # fmt: skip
         raise CheckpointError(_damaged(path, f"{type(error).__name__}: {error}")) from error
+
+
+def _check_memo(data: bytes) -> None:
+    """Refuses a memo index that only a table of gigabytes could hold: the unpickler would allocate it."""
+    for opcode, index, _ in pickletools.genops(data):
+        if opcode.name in ("PUT", "LONG_BINPUT") and isinstance(index, int) and index > len(data):
+            raise CheckpointError(f"its pickle has a memo index of {index}")
 
 
 def _damaged(path: Path, detail: str) -> str:

@@ -12,6 +12,7 @@ import datetime
 import hashlib
 import logging
 import os
+import secrets
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -286,7 +287,7 @@ def _write_together(files: dict[Path, bytes]) -> None:
     try:
         for path, content in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f".{path.name}.{os.getpid()}.part")
+            part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
             written[part] = path
             part.write_bytes(content)
         for part, path in written.items():

@@ -54,7 +54,7 @@ def find_weights(model: str | None, *, progress: Progress | None = None) -> Path
     if model is None:
         return demo_checkpoint()
     path = Path(model)
-    if path.exists():
+    if os.path.exists(model):  # unlike Path.exists, never raises
         return path
     match = _RELEASED.fullmatch(model)
     if match is None:

@@ -7,6 +7,7 @@ Knows no models. A file that decodes only in part is an error, not half a pictur
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,11 +36,11 @@ def find_images(sources: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for source in sources:
         path = Path(source)
-        if path.is_dir():
+        if os.path.isdir(source):  # unlike Path's, never raises
             matches = sorted(entry for entry in path.iterdir() if _is_image(entry))
             if not matches:
                 raise InputError(f"the folder {source} holds no images; images end in {_suffix_list()}")
-        elif path.exists():
+        elif os.path.exists(source):
             matches = [path]
         elif glob.has_magic(source):
             matches = sorted(
@@ -61,8 +62,8 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     """
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot read {path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise ImageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     return decode_image(data, name=str(path))
 
 

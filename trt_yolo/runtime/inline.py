@@ -149,7 +149,7 @@ class Model:
             InputError: A threshold outside its range.
         """
         thresholds = Thresholds(conf=conf, iou=iou, classes=classes, max_det=max_det)
-        if isinstance(source, str | Path | np.ndarray):
+        if not isinstance(source, list | tuple):
             return self.run_batch([_pixels(source)], thresholds)[0][0]
         found: list[Detections] = []
         size = self.manifest.batch.maximum
@@ -203,7 +203,7 @@ class Model:
         )
 
 
-def _pixels(source: Image | str | Path) -> Image:
+def _pixels(source: object) -> Image:
     if isinstance(source, str | Path):
         return read_image(Path(source))
     if not isinstance(source, np.ndarray):

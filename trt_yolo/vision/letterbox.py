@@ -21,7 +21,6 @@ class Letterbox:
     Attributes:
         source_hw: Height and width of the source image.
         target_hw: Height and width of the model's input.
-        scale: Input pixels a source pixel.
         resized_hw: Height and width of the scaled image, at least 1.
         top: Rows of padding above it.
         left: Columns of padding to its left.
@@ -29,7 +28,6 @@ class Letterbox:
 
     source_hw: tuple[int, int]
     target_hw: tuple[int, int]
-    scale: float
     resized_hw: tuple[int, int]
     top: int
     left: int
@@ -42,7 +40,6 @@ def fit_letterbox(source_hw: tuple[int, int], target_hw: tuple[int, int]) -> Let
     return Letterbox(
         source_hw=source_hw,
         target_hw=target_hw,
-        scale=scale,
         resized_hw=(height, width),
         top=round((target_hw[0] - height) / 2 - 0.1),
         left=round((target_hw[1] - width) / 2 - 0.1),
@@ -71,5 +68,7 @@ def boxes_to_source(boxes_xyxy: npt.NDArray[np.float32], letterbox: Letterbox) -
     """(N, 4) boxes of the letterboxed image -> (N, 4) boxes of the source image, clipped to it."""
     offset = np.array([letterbox.left, letterbox.top] * 2, np.float32)
     height, width = letterbox.source_hw
-    boxes = (boxes_xyxy - offset) / np.float32(letterbox.scale)
+    # each axis by its own: rounding the resized sides makes their scales differ
+    stretch = np.array([letterbox.resized_hw[1] / width, letterbox.resized_hw[0] / height] * 2, np.float32)
+    boxes = (boxes_xyxy - offset) / stretch
     return np.asarray(np.clip(boxes, 0, np.array([width, height] * 2)), np.float32)
