@@ -34,9 +34,9 @@ def export(
         typer.Option(help="ONNX operator set, 13 to 21.", show_default="19"),
     ] = None,
     rows: Annotated[
-        int,
-        typer.Option(help="Candidates that NMS sees, and rows of the result; more for mAP at conf 0.001."),
-    ] = 512,
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Candidates that NMS sees, and rows of the result.", show_default="512, or fewer"),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the artifacts.")] = Path("engines"),
     exporter: Annotated[
         str, typer.Option(help="auto, native (no torch) or ultralytics (every architecture).")

@@ -132,7 +132,7 @@ def _json_object(path: Path, detections: Detections) -> dict[str, object]:
 
 def _summary(detections: Detections) -> str:
     counts = Counter(detections.name(index) for index in detections.class_id.tolist())
-    return ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    return ", ".join(f"{name} ×{count}" if count > 1 else name for name, count in counts.most_common())
 
 
 def _drawn_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:

@@ -55,7 +55,8 @@ class ExportOptions:
         batch: None takes 1 for a checkpoint, and a given graph's own.
         head: The head graph instead of the deploy graph.
         opset: ONNX operator set; None takes 19 for a checkpoint, and a given graph's own.
-        rows: Candidates that NMS sees, and rows of the result; fewer where the image is small.
+        rows: Candidates that NMS sees, and rows of the result, at most the number of anchors; None takes 512,
+            or a quarter of the anchors where that is less.
         exporter: `native`, `ultralytics`, or `auto`: native where it knows the architecture.
         check_images: Images for the parity check; none takes demo scenes.
         check: Whether to run the parity check, which needs ONNX Runtime.
@@ -67,7 +68,7 @@ class ExportOptions:
     batch: BatchRange | None = None
     head: bool = False
     opset: int | None = None
-    rows: int = DEFAULT_ROWS
+    rows: int | None = None
     exporter: Exporter = "auto"
     check_images: Sequence[Path] = ()
     check: bool = True
@@ -79,7 +80,7 @@ class ExportOptions:
             raise InputError(
                 f"--exporter {self.exporter!r} does not exist; give {', '.join(get_args(Exporter))}"
             )
-        if not 1 <= self.rows <= MAX_ROWS:
+        if self.rows is not None and not 1 <= self.rows <= MAX_ROWS:
             raise InputError(
                 f"--rows {self.rows} is not possible; give 1 to {MAX_ROWS}, such as {DEFAULT_ROWS}"
             )
@@ -144,7 +145,7 @@ def export_model(source: Path, *, out: Path, options: ExportOptions | None = Non
     if options.head:
         content = _serialized(head, manifest)
     else:
-        manifest = dataclasses.replace(manifest, graph="deploy", rows=min(options.rows, manifest.anchors))
+        manifest = dataclasses.replace(manifest, graph="deploy", rows=_rows(options.rows, manifest.anchors))
         content = _serialized(deploy_from_head(head, manifest), manifest)
         if options.check:
             frames = check_frames(manifest.imgsz_hw, options.check_images)
@@ -259,7 +260,12 @@ def _serialized(model: onnx.ModelProto, manifest: Manifest) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _stem(source: Path, manifest: Manifest, own_imgsz: tuple[int, int], rows: int) -> str:
+def _rows(asked: int | None, anchors: int) -> int:
+    """Rows of the deploy graph: NMS costs their square, which a small image need not pay."""
+    return min(anchors, asked or min(DEFAULT_ROWS, max(128, anchors // 4)))
+
+
+def _stem(source: Path, manifest: Manifest, own_imgsz: tuple[int, int], rows: int | None) -> str:
     """The artifact's name: the source's, and what is not its default."""
     stem = source.stem.removesuffix("-head")
     height, width = manifest.imgsz_hw
@@ -267,7 +273,7 @@ def _stem(source: Path, manifest: Manifest, own_imgsz: tuple[int, int], rows: in
         stem += f"-{height}" if height == width else f"-{height}x{width}"
     if manifest.batch != BatchRange(1, 1):
         stem += f"-b{manifest.batch}".replace(":", "-")
-    if rows != DEFAULT_ROWS:
+    if rows is not None:
         stem += f"-r{rows}"
     return stem + ("-head" if manifest.graph == "head" else "")
 
