@@ -16,14 +16,16 @@ def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 0
 ) -> None:
     """Prints a table to stdout; the last `numbers` columns are aligned to the right."""
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for index, column in enumerate(columns):
         table.add_column(
             column, justify="right" if index >= len(columns) - numbers else "left", overflow="fold"
         )
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    console.print(title, style="bold", soft_wrap=True, highlight=False)
+    console.print(table)
 
 
 def print_json(value: dict[str, Any]) -> None:
