@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 
 import onnx
 
-from trt_yolo.errors import InputError, UnsafeCheckpointError
+from trt_yolo.errors import InputError, MissingDependencyError, UnsafeCheckpointError
 from trt_yolo.export import from_ultralytics
 from trt_yolo.export.checkpoint import read_checkpoint
 from trt_yolo.export.deploy_from_head import deploy_from_head
@@ -33,7 +33,7 @@ from trt_yolo.export.head_from_checkpoint import (
     trained_imgsz,
 )
 from trt_yolo.export.head_from_onnx import head_from_onnx
-from trt_yolo.export.parity import Parity, check_frames, check_parity
+from trt_yolo.export.parity import Frames, Parity, check_frames, check_parity
 from trt_yolo.export.weights import cache_folder
 from trt_yolo.manifest import DEFAULT_ROWS, METADATA_KEY, Manifest
 from trt_yolo.shapes import BatchRange
@@ -149,7 +149,7 @@ def export_model(source: Path, *, out: Path, options: ExportOptions | None = Non
         content = _serialized(deploy_from_head(head, manifest), manifest)
         if options.check:
             frames = check_frames(manifest.imgsz_hw, options.check_images)
-            parity = check_parity(head.SerializeToString(), content, frames)
+            parity = _checked(head.SerializeToString(), content, frames)
     path = out / f"{_stem(source, manifest, own_imgsz, options.rows)}.onnx"
     _write_together(
         {path: content, path.with_name(path.name + ".json"): (manifest.to_json() + "\n").encode()}
@@ -247,6 +247,13 @@ def _ultralytics_head(
         )  # fmt: skip
         head, manifest = head_from_onnx(exported, imgsz_hw=imgsz_hw, batch=batch)
     return head, dataclasses.replace(manifest, exporter="ultralytics"), own
+
+
+def _checked(head: bytes, deploy: bytes, frames: Frames) -> Parity:
+    try:
+        return check_parity(head, deploy, frames)
+    except MissingDependencyError as error:
+        raise MissingDependencyError(f"checking the export: {error}; or export unchecked with --no-check") from error
 
 
 def _opset(model: onnx.ModelProto) -> int:
