@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,9 @@ import onnx
 import pytest
 
 from trt_yolo.errors import CheckpointError, InputError, UnsupportedModelError
+from trt_yolo.export.blocks import UnknownBlockError
 from trt_yolo.export.from_ultralytics import onnx_from_ultralytics
-from trt_yolo.export.head_from_checkpoint import (
-    UnknownBlockError,
-    checkpoint_from_file,
-    head_from_checkpoint,
-)
+from trt_yolo.export.head_from_checkpoint import checkpoint_from_file, head_from_checkpoint
 from trt_yolo.shapes import BatchRange
 
 torch = pytest.importorskip("torch")
@@ -223,3 +221,38 @@ def test_refuses_what_holds_no_model(content: object, tmp_path: Path) -> None:
         archive.writestr("other/data.pkl", pickle.dumps(content, protocol=2))
     with pytest.raises(CheckpointError, match="holds no YOLO model"):
         checkpoint_from_file(path)
+
+
+def _edited(path: Path, edit: Callable[[Any], object]) -> Path:
+    """The checkpoint after an edit of its model."""
+    content = torch.load(path, weights_only=False)
+    edit(content["model"])
+    torch.save(content, path)
+    return path
+
+
+def _hold_itself(model: Any) -> None:
+    """Sequentials of ten times the same child, twelve deep: a trillion blocks in a small file."""
+    child = torch.nn.Identity()
+    for _ in range(12):
+        child = torch.nn.Sequential(*[child] * 10)
+        child.f, child.i = -1, 0
+    model.model[0] = child
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda model: setattr(model.model[1], "f", "everywhere"),
+        lambda model: setattr(model.model[2], "c", "many"),
+        lambda model: setattr(model.model[0].conv, "stride", None),
+        lambda model: setattr(model.model[-1], "stride", torch.zeros(3)),
+        lambda model: setattr(model.model[-1], "nc", [1, 2]),
+        lambda model: setattr(model.model[-1], "cv2", torch.nn.ModuleList()),
+        _hold_itself,
+    ],
+)
+def test_a_damaged_structure_is_one_error(edit: Callable[[Any], object], tmp_path: Path) -> None:
+    path = _edited(_random_checkpoint("yolov8n.yaml", tmp_path / "damaged.pt"), edit)
+    with pytest.raises(CheckpointError):
+        _native(path, 64)

@@ -21,17 +21,13 @@ from typing import Any, Literal, get_args
 
 import onnx
 
-from trt_yolo.errors import InputError, MissingDependencyError, UnsafeCheckpointError
+from trt_yolo.errors import ExportError, InputError, MissingDependencyError, UnsafeCheckpointError
 from trt_yolo.export import from_ultralytics
+from trt_yolo.export.blocks import UnknownBlockError
 from trt_yolo.export.checkpoint import read_checkpoint
 from trt_yolo.export.deploy_from_head import deploy_from_head
 from trt_yolo.export.graph import DEFAULT_OPSET, MAX_OPSET, MIN_OPSET
-from trt_yolo.export.head_from_checkpoint import (
-    UnknownBlockError,
-    checkpoint_from_file,
-    head_from_checkpoint,
-    trained_imgsz,
-)
+from trt_yolo.export.head_from_checkpoint import checkpoint_from_file, head_from_checkpoint, trained_imgsz
 from trt_yolo.export.head_from_onnx import head_from_onnx
 from trt_yolo.export.parity import Frames, Parity, check_frames, check_parity
 from trt_yolo.export.weights import cache_folder
@@ -253,7 +249,9 @@ def _checked(head: bytes, deploy: bytes, frames: Frames) -> Parity:
     try:
         return check_parity(head, deploy, frames)
     except MissingDependencyError as error:
-        raise MissingDependencyError(f"checking the export: {error}; or export unchecked with --no-check") from error
+        raise MissingDependencyError(
+            f"checking the export: {error}; or export unchecked with --no-check"
+        ) from error
 
 
 def _opset(model: onnx.ModelProto) -> int:
@@ -263,7 +261,13 @@ def _opset(model: onnx.ModelProto) -> int:
 def _serialized(model: onnx.ModelProto, manifest: Manifest) -> bytes:
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, {**metadata, METADATA_KEY: manifest.to_json()})
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        detail = str(error).strip().splitlines()[0]
+        raise ExportError(
+            f"the graph does not hold together ({detail}); the checkpoint is damaged, nothing was written"
+        ) from error
     return bytes(model.SerializeToString())
 
 

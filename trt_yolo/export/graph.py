@@ -22,6 +22,9 @@ _IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
 class GraphWriter:
     """Appends nodes and initializers; `op` returns the name of the tensor it made.
 
+    Attributes:
+        modules: How many modules of a checkpoint have been written; counted by who writes them.
+
     Args:
         opset: The ONNX operator set that the nodes are written for.
         prefix: Put before every name made here, so that it can extend a graph it did not begin.
@@ -29,6 +32,7 @@ class GraphWriter:
 
     def __init__(self, *, opset: int, prefix: str = "") -> None:
         self.opset = opset
+        self.modules = 0
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self._prefix = prefix
