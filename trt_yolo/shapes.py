@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from trt_yolo.errors import InputError
 
 _MAX_BATCH = 1024
-_MAX_SIDE = 8192
+MAX_SIDE = 8192
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ def parse_imgsz(text: str) -> tuple[int, int]:
     """
     match = re.fullmatch(r"(\d{1,6})(?:[x,](\d{1,6}))?", text.strip().lower())
     height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-    if not all(0 < side <= _MAX_SIDE and side % 32 == 0 for side in (height, width)):
+    if not all(0 < side <= MAX_SIDE and side % 32 == 0 for side in (height, width)):
         near = ""
-        if height > 0 and width > 0 and max(height, width) <= _MAX_SIDE:
+        if height > 0 and width > 0 and max(height, width) <= MAX_SIDE:
             near = f"; the nearest are {_multiples(height, width)}"
         raise InputError(
-            f"--imgsz {text!r} is no image size; give multiples of 32 up to {_MAX_SIDE}, "
+            f"--imgsz {text!r} is no image size; give multiples of 32 up to {MAX_SIDE}, "
             f"such as 640 or 384x640 (height x width){near}"
         )
     return height, width

@@ -65,6 +65,6 @@ def run() -> None:
 
 
 def _failed(message: str) -> int:
-    one_line = " ".join(message.split())
+    one_line = "".join(mark if mark.isprintable() else "?" for mark in " ".join(message.split()))
     typer.echo(f"error: {one_line}", err=True)
     return 1

@@ -150,7 +150,7 @@ def _max_pool(graph: GraphWriter, record: Record, tensors: list[str], name: str)
 
 def _upsample(graph: GraphWriter, record: Record, tensors: list[str], name: str) -> str:
     if record.mode != "nearest" or record.size is not None:
-        raise UnknownBlockError(unknown_block(record, name, detail=f" of mode {record.mode!r}"))
+        raise UnknownBlockError(unknown_block(record, name, detail=" that is not nearest by a factor"))
     vertical, horizontal = (
         record.scale_factor if isinstance(record.scale_factor, tuple) else (record.scale_factor,) * 2
     )

@@ -21,7 +21,9 @@ from trt_yolo.errors import CheckpointError, InputError, UnsupportedModelError
 from trt_yolo.export.blocks import UnknownBlockError, emit_block, emit_detect, number_of, unknown_block
 from trt_yolo.export.checkpoint import Record, read_checkpoint
 from trt_yolo.export.graph import DEFAULT_OPSET, FLOAT, GraphWriter, value_info
-from trt_yolo.shapes import BatchRange
+from trt_yolo.shapes import MAX_SIDE, BatchRange
+
+_MAX_CLASSES = 100_000
 
 _TASKS = {
     "Segment": "segmentation",
@@ -77,7 +79,10 @@ def checkpoint_from_file(path: Path) -> Checkpoint:
         strides = tuple(int(stride) for stride in np.asarray(layers[-1].stride).ravel())
         if not strides or min(strides) < 1:
             raise ValueError(f"strides {strides}")
-        names = _names(model, number_of(layers[-1], "nc"))
+        classes = number_of(layers[-1], "nc")
+        if not 1 <= classes <= _MAX_CLASSES:
+            raise ValueError(f"{classes} classes")
+        names = _names(model, classes)
     return Checkpoint(layers=layers, names=names, strides=strides, imgsz=_trained_imgsz(content))
 
 
@@ -148,7 +153,7 @@ def _sound_structure() -> Iterator[None]:
         TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError, MemoryError,
     ) as error:  # fmt: skip
         raise CheckpointError(
-            f"the checkpoint's structure is damaged ({type(error).__name__}: {error}); "
+            f"the checkpoint's structure is damaged ({type(error).__name__}: {str(error)[:200]}); "
             "copy or download it again, or save it again with Ultralytics"
         ) from error
 
@@ -173,12 +178,16 @@ def _check_task(path: Path, head: Record) -> None:
 
 
 def _names(model: Record, classes: int) -> dict[int, str]:
+    """Class names by class id; numbered ones where the checkpoint has none."""
     names = model.get("names")
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    if not isinstance(names, dict) or len(names) != classes:
+    if names is None:
         return {index: f"class{index}" for index in range(classes)}
-    return {int(index): str(name) for index, name in names.items()}
+    names = dict(enumerate(names)) if isinstance(names, list) else names
+    if not isinstance(names, dict) or sorted(names) != list(range(classes)):
+        raise ValueError(f"names that do not fit {classes} classes")
+    if not all(isinstance(name, str | int) for name in names.values()):
+        raise TypeError("names that are no texts")
+    return {index: str(names[index]) for index in range(classes)}
 
 
 def _trained_imgsz(content: Any) -> int:
@@ -187,7 +196,11 @@ def _trained_imgsz(content: Any) -> int:
     candidates = [content.get("train_args")] if isinstance(content, dict) else []
     for arguments in (*candidates, model.get("args") if isinstance(model, Record) else None):
         size = arguments.get("imgsz") if isinstance(arguments, dict | Record) else None
-        if isinstance(size, int) and size > 0:
+        if isinstance(size, int):
+            if not 0 < size <= MAX_SIDE:
+                raise CheckpointError(
+                    "the checkpoint says that it was trained on images of an impossible size"
+                )
             return size
     return 640
 
@@ -203,5 +216,5 @@ def _sources(layer: Record, previous: str, outputs: list[str]) -> list[str]:
         return [previous if index == -1 else outputs[index] for index in wanted]
     except (IndexError, TypeError):
         raise CheckpointError(
-            f"the checkpoint's layer {len(outputs)} reads from {wanted}, which is no layer; save it again"
+            f"the checkpoint's layer {len(outputs)} reads from what is no layer; save it again"
         ) from None

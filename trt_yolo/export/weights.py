@@ -11,6 +11,7 @@ import re
 import tempfile
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable
 from http.client import HTTPException
 from importlib import resources
@@ -70,7 +71,8 @@ def find_weights(model: str | None, *, progress: Progress | None = None) -> Path
     name = f"{model.removesuffix('.pt')}.pt"
     kept = cache_folder() / "weights" / name
     if not kept.exists():
-        _download(f"{os.environ.get('TRT_YOLO_WEIGHTS_URL', RELEASE_URL)}/{name}", kept, progress)
+        base = os.environ.get("TRT_YOLO_WEIGHTS_URL", RELEASE_URL).rstrip("/")
+        _download(f"{base}/{name}", kept, progress)
     return kept
 
 
@@ -86,7 +88,8 @@ def _download(url: str, target: Path, progress: Progress | None) -> None:
             tempfile.NamedTemporaryFile(dir=target.parent, suffix=".part", delete=False) as file,
         ):
             part = Path(file.name)
-            total = int(response.headers.get("Content-Length") or 0)
+            length = response.headers.get("Content-Length") or ""
+            total = int(length) if length.isdecimal() else 0
             done = 0
             while chunk := response.read(_CHUNK_BYTES):
                 file.write(chunk)
@@ -95,8 +98,12 @@ def _download(url: str, target: Path, progress: Progress | None) -> None:
                     progress(done, total)
         if total and done != total:
             raise DownloadError(f"the download of {url} ended after {done} of {total} bytes; try again")
+        if not zipfile.is_zipfile(part):
+            raise DownloadError(
+                f"what {url} answered is no checkpoint ({done} bytes); see what a browser shows there"
+            )
         part.replace(target)
-    except (urllib.error.URLError, HTTPException, OSError) as error:
+    except (urllib.error.URLError, HTTPException, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise DownloadError(
             f"cannot download {url} ({reason}); with no network, copy {target.name} to {target} "
