@@ -86,6 +86,8 @@ def probe(package: str) -> Probe:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+        except Exception:  # noqa: BLE001  damaged metadata may raise anything
+            version = "?"
         state = "installed" if name == package else f"installed as {name}"
         return Probe(
             package, version or "?", state if _found(package) else "installed, but its module is missing"
@@ -129,7 +131,7 @@ def _found(package: str) -> bool:
     name = _MODULES.get(package, package)
     try:
         return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
+    except Exception:  # noqa: BLE001  the parent package is imported, and may raise anything
         return False
 
 

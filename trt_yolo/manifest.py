@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from trt_yolo.errors import UnsupportedModelError
-from trt_yolo.shapes import BatchRange
+from trt_yolo.shapes import MAX_SIDE, BatchRange
 
 METADATA_KEY = "trt_yolo"
 SCHEMA = 1
 DEFAULT_ROWS = 512  # candidates that NMS sees: +3 ms of 120 on one CPU thread; 300 would cost nothing
+MAX_CLASSES = 100_000
 DYNAMIC_BATCH = 16  # the largest batch of a dynamic graph that does not say
 
 _STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64))  # YOLOv8, its P2 and its P6 variant
@@ -121,6 +122,11 @@ def manifest_from_ultralytics(
     _check_head_shapes(input_shape, output_shapes, origin)
     height, width = imgsz_hw or _fixed_size(input_shape, metadata, origin)
     classes, anchors = int(output_shapes[0][1]) - 4, output_shapes[0][2]
+    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE and classes <= MAX_CLASSES):
+        raise UnsupportedModelError(
+            f"{origin} is no YOLOv8 model: {height}x{width} pixels and {classes} classes; "
+            f"at most {MAX_SIDE}x{MAX_SIDE} and {MAX_CLASSES} are possible"
+        )
     batch = input_shape[0]
     return Manifest(
         graph="head",

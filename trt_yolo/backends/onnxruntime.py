@@ -17,7 +17,7 @@ from trt_yolo.backends.base import Backend, Frames, Output, output_from_head
 from trt_yolo.errors import BackendError, InputError, MissingDependencyError, UnsupportedModelError
 from trt_yolo.manifest import METADATA_KEY, Manifest, manifest_from_json, manifest_from_ultralytics
 
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4  # errors are raised, and said once by us
 
 
 class OnnxRuntimeBackend(Backend):
@@ -44,6 +44,7 @@ class OnnxRuntimeBackend(Backend):
         origin = str(model) if isinstance(model, Path) else "the model"
         super().__init__(_manifest(session, origin))
         self.session = session
+        self._origin = origin
         self._inputs = [node.name for node in session.get_inputs()]
         self._image_dtype = np.float16 if "16" in session.get_inputs()[0].type else np.float32
 
@@ -58,7 +59,13 @@ class OnnxRuntimeBackend(Backend):
         return dict(zip(self._inputs, values, strict=True))
 
     def _run(self, frames_bgr: Frames, conf: float, iou: float) -> Output:
-        outputs = self.session.run(None, self.feed(frames_bgr, conf, iou))
+        feed = self.feed(frames_bgr, conf, iou)
+        try:
+            outputs = self.session.run(None, feed)
+        except Exception as error:  # the bindings raise a dozen unrelated classes
+            raise BackendError(
+                f"ONNX Runtime failed while running {self._origin}: {_first_line(error)}; export it again"
+            ) from error
         if self.manifest.graph == "head":
             return output_from_head(outputs[0].astype(np.float32, copy=False), conf=conf, iou=iou)
         return Output(*outputs)
@@ -74,24 +81,34 @@ def available_cores() -> int:
 def _session(model: Path | bytes, threads: int) -> Any:
     try:
         import onnxruntime
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingDependencyError(
             "running a model needs ONNX Runtime: pip install 'trt-yolo[cpu]' "
             "(or 'trt-yolo[gpu]' on a machine with an NVIDIA GPU)"
         ) from error
+    except Exception as error:  # a broken installation may raise anything
+        raise MissingDependencyError(
+            f"ONNX Runtime is installed but cannot be imported ({type(error).__name__}: {error}); "
+            "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'trt-yolo[cpu]' again"
+        ) from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     options.intra_op_num_threads = threads
     content = str(_existing(model)) if isinstance(model, Path) else model
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     except Exception as error:
         name = str(model) if isinstance(model, Path) else "the model"
-        detail = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BackendError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load {name}: {detail}; "
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {name}: {_first_line(error)}; "
             "export it again, or give the .onnx that trt-yolo or Ultralytics wrote"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _existing(path: Path) -> Path:
@@ -105,7 +122,12 @@ def _existing(path: Path) -> Path:
 
 
 def _manifest(session: Any, origin: str) -> Manifest:
-    metadata = session.get_modelmeta().custom_metadata_map
+    try:
+        metadata = session.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise UnsupportedModelError(
+            f"{origin} has metadata that is no text; export the model again"
+        ) from error
     if METADATA_KEY in metadata:
         return manifest_from_json(metadata[METADATA_KEY], origin=origin)
     inputs = session.get_inputs()

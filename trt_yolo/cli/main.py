@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -48,6 +49,8 @@ def _root(
 def run() -> None:
     """Runs the command line; a failure is one line on stderr and exit code 1."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # unreadable images are reported by us, once
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name must not end a command
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         code = app(standalone_mode=False)

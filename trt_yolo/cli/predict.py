@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,7 @@ def predict(
 ) -> None:
     """Detect objects in images. Exit code 1 if an image could not be read."""
     from trt_yolo.cli.render import print_json, progress_bar, warn
+    from trt_yolo.errors import ImageError
     from trt_yolo.loading import load
     from trt_yolo.media.images import find_images
     from trt_yolo.runtime.inline import Thresholds
@@ -63,13 +65,17 @@ def predict(
                 continue
             image, detections = result
             if path in drawn:
-                _save(drawn[path], image, detections)
+                try:
+                    _save(drawn[path], image, detections)
+                except ImageError as error:
+                    failed += 1
+                    warn(f"{error} (not drawn)")
             if json_line:
                 print_json(_json_object(path, detections))
             else:
                 rows.append([str(path), str(len(detections)), _summary(detections)])
     if failed:
-        warn(f"{failed} of {len(paths)} images could not be read")
+        warn(f"{failed} of {len(paths)} images could not be read or drawn")
         raise typer.Exit(1)
 
 
@@ -115,7 +121,7 @@ def _class_ids(text: str | None, names: dict[int, str]) -> list[int] | None:
     by_name = {name: index for index, name in names.items()}
     ids = []
     for item in (part.strip() for part in text.split(",")):
-        index = by_name.get(item, int(item) if item.isdecimal() else -1)
+        index = by_name.get(item, int(item) if item.isdecimal() and len(item) < 9 else -1)
         if index not in names:
             raise InputError(
                 f"--classes {item!r} is no class of this model; give ids 0 to {len(names) - 1} or names "
@@ -145,12 +151,12 @@ def _drawn_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
         raise InputError(
             f"cannot write to {folder}: {error.strerror}; give another folder with --save"
         ) from error
+    taken = {path.resolve() for path in paths}  # never over a source
     targets: dict[Path, Path] = {}
-    taken: Counter[str] = Counter()
     for path in dict.fromkeys(paths):
-        count = taken[path.stem]
-        taken[path.stem] += 1
-        targets[path] = folder / (f"{path.stem}_{count}.jpg" if count else f"{path.stem}.jpg")
+        names = itertools.chain([f"{path.stem}.jpg"], (f"{path.stem}_{n}.jpg" for n in itertools.count(1)))
+        targets[path] = next(folder / name for name in names if (folder / name).resolve() not in taken)
+        taken.add(targets[path].resolve())
     return targets
 
 

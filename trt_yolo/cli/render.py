@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 
 def print_table(
@@ -22,15 +23,20 @@ def print_table(
             column, justify="right" if index >= len(columns) - numbers else "left", overflow="fold"
         )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) for cell in row))  # a name in brackets is no markup
     console = Console()
-    console.print(title, style="bold", soft_wrap=True, highlight=False)
+    console.print(title, style="bold", soft_wrap=True, highlight=False, markup=False)
     console.print(table)
 
 
 def print_json(value: dict[str, Any]) -> None:
     """Prints one object on one line to stdout."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value)
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 

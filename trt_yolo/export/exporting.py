@@ -266,7 +266,8 @@ def _serialized(model: onnx.ModelProto, manifest: Manifest) -> bytes:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         detail = str(error).strip().splitlines()[0]
         raise ExportError(
-            f"the graph does not hold together ({detail}); the checkpoint is damaged, nothing was written"
+            f"the graph made from {manifest.source} does not hold together ({detail}); "
+            "the model is damaged, nothing was written"
         ) from error
     return bytes(model.SerializeToString())
 
@@ -292,7 +293,7 @@ def _stem(source: Path, manifest: Manifest, own_imgsz: tuple[int, int], rows: in
 def _check_writable(folder: Path) -> None:
     """Says now, not after the work, that a folder cannot be written."""
     place = folder
-    while not place.exists() and place != place.parent:
+    while not os.path.exists(place) and place != place.parent:  # unlike Path.exists, never raises
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise InputError(f"cannot write to {folder}; give a folder that you may write to with --out")

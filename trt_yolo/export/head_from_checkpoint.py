@@ -21,9 +21,8 @@ from trt_yolo.errors import CheckpointError, InputError, UnsupportedModelError
 from trt_yolo.export.blocks import UnknownBlockError, emit_block, emit_detect, number_of, unknown_block
 from trt_yolo.export.checkpoint import Record, read_checkpoint
 from trt_yolo.export.graph import DEFAULT_OPSET, FLOAT, GraphWriter, value_info
+from trt_yolo.manifest import MAX_CLASSES
 from trt_yolo.shapes import MAX_SIDE, BatchRange
-
-_MAX_CLASSES = 100_000
 
 _TASKS = {
     "Segment": "segmentation",
@@ -80,7 +79,7 @@ def checkpoint_from_file(path: Path) -> Checkpoint:
         if not strides or min(strides) < 1:
             raise ValueError(f"strides {strides}")
         classes = number_of(layers[-1], "nc")
-        if not 1 <= classes <= _MAX_CLASSES:
+        if not 1 <= classes <= MAX_CLASSES:
             raise ValueError(f"{classes} classes")
         names = _names(model, classes)
     return Checkpoint(layers=layers, names=names, strides=strides, imgsz=_trained_imgsz(content))

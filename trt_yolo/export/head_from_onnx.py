@@ -31,8 +31,7 @@ def head_from_onnx(
         InputError: No such file, no ONNX model, or sizes that the graph is not fixed at.
         UnsupportedModelError: An ONNX model, but no YOLOv8 detection head.
     """
-    model = _read(path)
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    model, metadata = _read(path)
     if (
         METADATA_KEY in metadata
         and manifest_from_json(metadata[METADATA_KEY], origin=str(path)).graph == "deploy"
@@ -57,7 +56,7 @@ def head_from_onnx(
     return _with_fixed_shape(model, manifest, batch, path)
 
 
-def _read(path: Path) -> onnx.ModelProto:
+def _read(path: Path) -> tuple[onnx.ModelProto, dict[str, str]]:
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the path of an .onnx file")
     try:
@@ -65,12 +64,15 @@ def _read(path: Path) -> onnx.ModelProto:
             raise InputError(f"{path} is empty; export the model again")
         model = onnx.load(str(path))
         onnx.checker.check_model(model)
-    except (DecodeError, onnx.checker.ValidationError) as error:
-        detail = str(error).strip().splitlines()[0]
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+    except (DecodeError, onnx.checker.ValidationError, UnicodeDecodeError) as error:
+        detail = " ".join(str(error).split())[:200]
         raise InputError(f"{path} is damaged or no ONNX model ({detail}); export or copy it again") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    return model
+    if any(isinstance(text, bytes) for pair in metadata.items() for text in pair):  # what is no UTF-8
+        raise InputError(f"{path} has metadata that is no text; export the model again")
+    return model, metadata
 
 
 def _true_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from trt_yolo.errors import ImageError, InputError
 
+_JPEG_MAX_SIDE = 65_500
 SUFFIXES = frozenset(
     {".avif", ".bmp", ".dib", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif",
      ".tiff", ".webp"}
@@ -116,6 +117,16 @@ def _jpeg_scan_start(data: bytes) -> int:
 
 
 def write_jpeg(path: Path, image_bgr: npt.NDArray[np.uint8]) -> None:
-    """Writes a JPEG of quality 92; raises OSError where it cannot."""
+    """Writes a JPEG of quality 92.
+
+    Raises:
+        ImageError: Larger than a JPEG can be, 65,500 pixels a side.
+        OSError: The file cannot be written.
+    """
+    height, width = image_bgr.shape[:2]
+    if max(height, width) > _JPEG_MAX_SIDE:
+        raise ImageError(
+            f"{path} cannot be a JPEG: {height}x{width} pixels, and {_JPEG_MAX_SIDE} a side are possible"
+        )
     _, data = cv2.imencode(".jpg", image_bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])
     path.write_bytes(data.tobytes())

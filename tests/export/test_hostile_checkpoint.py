@@ -1,0 +1,487 @@
+"""Hostile checkpoints: code is named and not run, no tensor leaves its storage, no bomb goes off.
+
+The pickles are put together opcode by opcode from the functions below; each returns the bytes that leave one
+object on the unpickler's stack. What might take memory or time is read in a limited process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import multiprocessing
+import os
+import pickle
+import resource
+import struct
+import subprocess
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trt_yolo.errors import CheckpointError, TrtYoloError, UnsafeCheckpointError
+from trt_yolo.export.checkpoint import Record, read_checkpoint
+from trt_yolo.export.exporting import ExportOptions, export_model
+
+_CENTRAL, _LOCAL = b"PK\x01\x02", b"PK\x03\x04"
+_TIMEOUT_S = 10
+_MEMORY_BYTES = 3 << 30
+
+
+def _name(path: str) -> bytes:
+    module, _, name = path.rpartition(".")
+    return f"c{module}\n{name}\n".encode()
+
+
+def _value(value: object) -> bytes:
+    return pickle.dumps(value, protocol=2)[2:-1]
+
+
+def _tuple(*items: bytes) -> bytes:
+    return b"(" + b"".join(items) + b"t"
+
+
+def _call(function: bytes, *arguments: bytes) -> bytes:
+    return function + _tuple(*arguments) + b"R"
+
+
+def _build(target: bytes, state: object) -> bytes:
+    return target + _value(state) + b"b"
+
+
+def _storage(kind: bytes = _name("torch.FloatStorage"), *, key: bytes = _value("0"), numel: int = 4) -> bytes:
+    return _tuple(_value("storage"), kind, key, _value("cpu"), _value(numel)) + b"Q"
+
+
+def _tensor(size: object, stride: object, *, offset: object = 0, storage: bytes | None = None) -> bytes:
+    memory = _storage() if storage is None else storage
+    hooks = _call(_name("collections.OrderedDict"))
+    layout = (_value(offset), _value(size), _value(stride), _value(False))
+    return _call(_name("torch._utils._rebuild_tensor_v2"), memory, *layout, hooks)
+
+
+def _nested(depth: int) -> bytes:
+    """A tuple of two tuples of two tuples ...: short here, 2 ** depth items long when it is written out."""
+    return b"(I1\ntp0\n" + b"".join(b"0g%d\ng%d\n\x86p%d\n" % (n, n, n + 1) for n in range(depth))
+
+
+def _archive(path: Path, body: bytes, members: dict[str, bytes] | None = None) -> Path:
+    """A `.pt` as torch lays it out; `data/0` holds four floats unless `members` says otherwise."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + body + b".")
+        for name, content in {"data/0": struct.pack("<4f", 1, 2, 3, 4), **(members or {})}.items():
+            archive.writestr(f"archive/{name}", content)
+    return path
+
+
+def _limited(work: Callable[[Path], None], path: Path, answer: Connection) -> None:
+    """What runs in the process of its own: sends the error's class and the peak memory in MB."""
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    error = None
+    try:
+        work(path)
+    except TrtYoloError as caught:
+        error = type(caught).__name__
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    answer.send((error, int(status["VmHWM"].split()[0]) >> 10))
+
+
+def _assert_refused_within_limits(work: Callable[[Path], object], path: Path) -> None:
+    """Fails unless `work(path)` raises an error of ours, soon, and without taking memory."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_limited, args=(work, path, sender))
+    process.start()
+    sender.close()
+    try:
+        assert receiver.poll(_TIMEOUT_S), f"it did not end within {_TIMEOUT_S} s"
+        error, peak_mb = receiver.recv()
+    except EOFError:
+        pytest.fail("it ended with an error that is not ours: see the traceback above")
+    finally:
+        process.kill()
+        process.join()
+    assert error is not None, "it was taken for sound"
+    assert peak_mb < 500, f"it took {peak_mb} MB"
+
+
+@pytest.fixture
+def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file that a hostile pickle would create if anything of it were run."""
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path / "marker"
+    assert not (tmp_path / "marker").exists(), "the pickle's code was run"
+
+
+_RUN = [
+    ("os.system", [_value("touch marker")]),
+    ("posix.system", [_value("touch marker")]),
+    ("builtins.eval", [_value("open('marker', 'w').close()")]),
+    ("builtins.exec", [_value("open('marker', 'w').close()")]),
+    ("builtins.open", [_value("marker"), _value("w")]),
+    ("io.open", [_value("marker"), _value("w")]),
+    ("subprocess.Popen", [_value(["touch", "marker"])]),
+    ("subprocess.check_call", [_value(["touch", "marker"])]),
+]
+_NAMED = [
+    ("pathlib.os.system", [_value("touch marker")]),
+    ("builtins.__import__", [_value("antigravity")]),
+    ("importlib.import_module", [_value("antigravity")]),
+    ("runpy.run_path", [_value("marker.py")]),
+    ("pickle.loads", [_value(b"cos\nsystem\n(S'touch marker'\ntR.")]),
+    ("torch.load", [_value("marker")]),
+    ("torch.serialization.load", [_value("marker")]),
+    ("torch.hub.load", [_value("a/b"), _value("c")]),
+    ("torch.jit.load", [_value("marker")]),
+    ("torch.storage._load_from_bytes", [_value(b"")]),
+    ("torch._utils._rebuild_sparse_tensor", []),
+    ("operator.attrgetter", [_value("system")]),
+    ("functools.partial", [_value("x")]),
+    ("copyreg._reconstructor", []),
+    ("numpy.load", [_value("marker")]),
+    ("trt_yolo.export.checkpoint.Path", []),
+    ("__main__.Model", []),
+]
+
+
+@pytest.mark.parametrize(("path", "arguments"), _RUN, ids=[path for path, _ in _RUN])
+def test_an_ordinary_unpickler_runs_these(
+    path: str, arguments: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        result = pickle.loads(b"\x80\x02" + _call(_name(path), *arguments) + b".")
+    if isinstance(result, subprocess.Popen):
+        result.wait(timeout=30)
+    assert (tmp_path / "marker").exists(), "then a missing marker below would prove nothing"
+
+
+@pytest.mark.parametrize(("path", "arguments"), _RUN + _NAMED, ids=[path for path, _ in _RUN + _NAMED])
+def test_code_is_named_and_not_run(path: str, arguments: list[bytes], marker: Path, tmp_path: Path) -> None:
+    hostile = _archive(tmp_path / "hostile.pt", _call(_name(path), *arguments))
+    with pytest.raises(UnsafeCheckpointError, match=f"'{path}'") as error:
+        read_checkpoint(hostile)
+    assert str(hostile) in str(error.value)
+    assert "none of its code was run" in str(error.value)
+
+
+class _RunsSystem:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return os.system, ("touch marker",)
+
+
+_FORMS = {
+    **{f"protocol {n}": pickle.dumps(_RunsSystem(), n) for n in range(pickle.HIGHEST_PROTOCOL + 1)},
+    "INST": b"(S'touch marker'\niposix\nsystem\n.",
+    "OBJ": b"(cposix\nsystem\nS'touch marker'\no.",
+    "STACK_GLOBAL": b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x0ctouch marker\x85R.",
+    "NEWOBJ": b"\x80\x02cposix\nsystem\nX\x0c\x00\x00\x00touch marker\x85\x81.",
+    "deep inside": pickle.dumps({"model": [1, {"deep": _RunsSystem()}]}),
+}
+
+
+@pytest.mark.parametrize("data", _FORMS.values(), ids=_FORMS)
+def test_every_way_to_name_code_is_refused(data: bytes, marker: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "hostile.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", data)
+    with pytest.raises(UnsafeCheckpointError, match=r"posix\.system"):
+        read_checkpoint(tmp_path / "hostile.pt")
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("collections", "OrderedDict.__init__"), ("torch", "os.system"), ("builtins", "getattr.__call__")],
+)
+def test_a_name_with_dots_reaches_nothing_inside(module: str, name: str, tmp_path: Path) -> None:
+    texts = b"".join(b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name))
+    with pytest.raises(UnsafeCheckpointError, match=name):
+        read_checkpoint(_archive(tmp_path / "hostile.pt", texts + b"\x93"))
+
+
+@pytest.mark.parametrize(
+    "owner", ["collections.OrderedDict", "builtins.set", "torch._utils._rebuild_parameter"]
+)
+@pytest.mark.parametrize("attribute", ["__init__", "__globals__", "__class__"])
+def test_getattr_of_anything_but_a_record_is_refused(owner: str, attribute: str, tmp_path: Path) -> None:
+    body = _call(_name("builtins.getattr"), _name(owner), _value(attribute))
+    with pytest.raises(UnsafeCheckpointError, match=r"builtins\.getattr"):
+        read_checkpoint(_archive(tmp_path / "hostile.pt", body))
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["ultralytics.nn.tasks.DetectionModel", "ultralytics.utils.os.system", "torch.nn.modules.module.os.system",
+     "pathlib.PosixPath", "types.SimpleNamespace", "numpy.dtype", "_codecs.encode", "datetime.datetime"],
+)  # fmt: skip
+def test_known_packages_become_records_that_do_nothing(path: str, marker: Path, tmp_path: Path) -> None:
+    body = _build(_call(_name(path), _value("touch marker")), {"side": 3})
+    record = read_checkpoint(_archive(tmp_path / "inert.pt", body))
+    assert isinstance(record, Record)
+    assert (record.class_path, record.args, record.side) == (path, ("touch marker",), 3)
+
+
+_LAYOUTS = {
+    "one element too many": _tensor((5,), (1,)),
+    "offset behind the end": _tensor((1,), (1,), offset=4),
+    "offset and size together": _tensor((2,), (1,), offset=3),
+    "0-d behind the end": _tensor((), (), offset=4),
+    "stride leaps out": _tensor((2, 2), (4, 1)),
+    "negative stride": _tensor((2,), (-1,), offset=3),
+    "negative size": _tensor((-2,), (1,)),
+    "two negative sizes": _tensor((-2, -2), (1, 1)),
+    "negative offset": _tensor((1,), (1,), offset=-1),
+    "fewer strides than sizes": _tensor((2, 2), (1,)),
+    "nine dimensions": _tensor((1,) * 9, (1,) * 9),
+    "stride beyond 64 bits": _tensor((1,), (1 << 70,)),
+    "offset beyond 64 bits": _tensor((1,), (1,), offset=1 << 70),
+    "offset is a fraction": _tensor((1,), (1,), offset=0.5),
+    "1 TB by size": _tensor((1 << 38,), (1,)),
+    "1 TB by stride 0": _tensor((1 << 38,), (0,)),
+    "1 TB by two strides 0": _tensor((1 << 19, 1 << 19), (0, 0)),
+    "1 TB by numel": _tensor((1 << 38,), (1,), storage=_storage(numel=1 << 38)),
+    "more elements than 64 bits count": _tensor((1 << 62, 1 << 62), (0, 0)),
+    "empty, but 2 ** 62 wide": _tensor((0, 1 << 62), (1, 1)),
+    "size of texts": _tensor(("x",), (1,)),
+    "size of None": _tensor((None,), (1,)),
+    "size is a number": _tensor(4, 1),
+    "no layout at all": _call(_name("torch._utils._rebuild_tensor_v2"), _storage()),
+    "storage is a number": _tensor((1,), (1,), storage=_value(5)),
+    "storage is a text": _tensor((1,), (1,), storage=_value("0")),
+    "storage is a tuple": _tensor((1,), (1,), storage=_value(("0", "<f4"))),
+    "storage id of three": _value(("storage", "FloatStorage", "0")) + b"Q",
+    "storage id of another kind": _tuple(*[_value("module")] * 5) + b"Q",
+    "storage id is a text": b"P0\n",
+    "storage is missing": _tensor((1,), (1,), storage=_storage(key=_value("7"))),
+    "storage elsewhere in the zip": _tensor((1,), (1,), storage=_storage(key=_value("../data.pkl"))),
+    "storage of five bytes": _tensor((1,), (1,), storage=_storage(key=_value("five"))),
+}
+
+
+@pytest.mark.parametrize("body", _LAYOUTS.values(), ids=_LAYOUTS)
+def test_a_tensor_outside_its_storage_is_refused(body: bytes, tmp_path: Path) -> None:
+    hostile = _archive(tmp_path / "hostile.pt", body, {"data/five": b"12345"})
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_checkpoint(hostile)
+
+
+@pytest.mark.parametrize("kind", ["O", "S4", "V4", ">f4", "f4,f4", "(2,)f4", "c8", "M8[s]", "int32"])
+def test_a_storage_of_a_type_that_torch_does_not_have_is_refused(kind: str, tmp_path: Path) -> None:
+    hostile = _archive(tmp_path / "hostile.pt", _tensor((1,), (1,), storage=_storage(_value(kind))))
+    with pytest.raises(CheckpointError):
+        read_checkpoint(hostile)
+
+
+_CONV, _OUR_TENSOR = _name("ultralytics.nn.modules.Conv"), _name("torch._utils._rebuild_tensor_v2")
+_ABUSES = {
+    "calls a type": _call(_name("torch.float32")),
+    "calls a record": _call(_call(_CONV)),
+    "calls a tensor": _call(_tensor((1,), (1,))),
+    "calls a storage": _call(_storage()),
+    "makes an object of a function": _OUR_TENSOR + b")\x81",
+    "writes to a type": _build(_name("torch.float32"), {"x": 1}),
+    "writes to a tensor": _build(_tensor((1,), (1,)), {"data": 1}),
+    "writes to OrderedDict": _build(_name("collections.OrderedDict"), {"items": 1}),
+    "writes a slot of OrderedDict": _build(_name("collections.OrderedDict"), (None, {"items": 1})),
+    "writes to set": _build(_name("builtins.set"), {"add": 1}),
+    "writes a slot of Size": _build(_name("torch.Size"), (None, {"x": 1})),
+    "writes to a record's class": _build(_CONV, {"get": 1}),
+    "writes a slot of a record's class": _build(_CONV, (None, {"get": 1})),
+    "writes to getattr": _build(_name("builtins.getattr"), {"x": 1}),
+    "writes to the tensor function": _build(_OUR_TENSOR, {"x": 1}),
+    "writes a slot of the tensor function": _build(_OUR_TENSOR, (None, {"x": 1})),
+    "writes to the parameter function": _build(_name("torch._utils._rebuild_parameter"), {"x": 1}),
+    "unregistered extension": b"\x82\x01",
+    "empty memo": b"g7\n",
+    "empty stack": b"0" * 5,
+    "protocol 99": b"\x80\x63N",
+    "marks without end": b"(" * 1000,
+}
+
+
+@pytest.mark.parametrize("body", _ABUSES.values(), ids=_ABUSES)
+def test_abuse_of_what_is_allowed_is_refused(body: bytes, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_checkpoint(_archive(tmp_path / "hostile.pt", body))
+
+
+def test_a_checkpoint_changes_nothing_for_the_next_one(tmp_path: Path) -> None:
+    function = _name("torch._utils._rebuild_parameter")
+    planting = _build(function, (None, {"__defaults__": ("planted",)}))
+    with contextlib.suppress(CheckpointError):
+        read_checkpoint(_archive(tmp_path / "hostile.pt", planting))
+    with pytest.raises(CheckpointError):
+        read_checkpoint(_archive(tmp_path / "next.pt", _call(function)))
+
+
+def test_the_error_cannot_drive_the_terminal(tmp_path: Path) -> None:
+    hostile = _archive(tmp_path / "hostile.pt", _name("\x1b[2J\x1b]0;owned\x07.x"))
+    with pytest.raises(UnsafeCheckpointError) as error:
+        read_checkpoint(hostile)
+    assert str(error.value).isprintable()
+
+
+_BOMBS: dict[str, Callable[[], bytes]] = {
+    "memo index of 2 ** 27": lambda: b"Nr" + struct.pack("<I", 1 << 27),
+    "bytearray of 2 GB": lambda: b"\x96" + struct.pack("<Q", 1 << 31),
+    "60 million dicts": lambda: b"}" * 60_000_000,
+    "storage key that doubles 40 times": lambda: _tensor((1,), (1,), storage=_storage(key=_nested(40))),
+    "storage type that doubles 40 times": lambda: _tensor((1,), (1,), storage=_storage(_nested(40))),
+    "attribute that doubles 40 times": lambda: _call(_CONV) + _nested(40) + b"I1\ns",
+    "method that doubles 40 times": lambda: _call(_name("builtins.getattr"), _CONV, _nested(40)),
+    "owner that doubles 40 times": lambda: _call(_name("builtins.getattr"), _nested(40), _value("x")),
+}
+
+
+@pytest.mark.parametrize("body", _BOMBS.values(), ids=_BOMBS)
+def test_a_bomb_takes_neither_memory_nor_time(body: Callable[[], bytes], tmp_path: Path) -> None:
+    _assert_refused_within_limits(read_checkpoint, _archive(tmp_path / "bomb.pt", body()))
+
+
+def _overlapping(path: Path, body: bytes, *, count: int, size: int) -> Path:
+    """A zip whose member `data/N` holds the header and the bytes of `data/N+1` as its own bytes."""
+    structure = _archive(path, body).read_bytes()
+    blob, content, members = structure[: structure.index(_LOCAL, 1)], bytes(size), []
+    for index in reversed(range(count)):
+        name = f"archive/data/{index:05d}".encode()  # keeps members whole floats
+        fields = struct.pack(
+            "<5H3I2H", 20, 0, 0, 0, 33, zlib.crc32(content), *[len(content)] * 2, len(name), 0
+        )
+        content = _LOCAL + fields + name + content
+        members.append((name, fields, len(content)))
+    start = structure.index(_CENTRAL)
+    entries = structure[start : structure.index(_CENTRAL, start + 1)]
+    end = len(blob) + len(content)
+    for name, fields, length in members:
+        entries += _CENTRAL + struct.pack("<H", 20) + fields
+        entries += struct.pack("<3H2I", 0, 0, 0, 0, end - length) + name
+    counts = (0, 0, count + 1, count + 1, len(entries), end, 0)
+    path.write_bytes(blob + content + entries + b"PK\x05\x06" + struct.pack("<4H2IH", *counts))
+    return path
+
+
+def test_members_that_overlap_are_not_multiplied(tmp_path: Path) -> None:
+    storages = (_storage(key=_value(f"{index:05d}")) for index in range(64))
+    body = _tuple(*(_tensor((4,), (1,), storage=storage) for storage in storages))
+    bomb = _overlapping(tmp_path / "bomb.pt", body, count=64, size=1 << 18)
+    with zipfile.ZipFile(bomb) as archive:
+        assert sum(info.file_size for info in archive.infolist()) > 50 * bomb.stat().st_size
+    with pytest.raises(CheckpointError):
+        read_checkpoint(bomb)
+
+
+_DIRECTORY: dict[str, tuple[int, bytes]] = {
+    "encrypted": (8, b"\x01\x00"),
+    "strongly encrypted": (8, b"\x41\x00"),
+    "patched": (8, b"\x20\x00"),
+    "of a later zip": (6, b"\xff\x00"),
+    "of an unknown method": (10, b"\x63\x00"),
+    "larger unpacked": (24, struct.pack("<I", 1 << 20)),
+    "larger than the file": (20, struct.pack("<II", 1 << 25, 1 << 25)),
+    "larger than any structure": (20, struct.pack("<II", 1 << 31, 1 << 31)),
+    "behind the end": (42, struct.pack("<I", 1 << 30)),
+    "at another place": (42, struct.pack("<I", 7)),
+    "of another checksum": (16, b"\x00\x00\x00\x00"),
+    "of a name that is no UTF-8": (8, b"\x00\x08" + bytes(36) + b"\xff"),
+}
+
+
+@pytest.mark.parametrize(("place", "content"), _DIRECTORY.values(), ids=_DIRECTORY)
+@pytest.mark.parametrize("member", [0, 1], ids=["structure", "storage"])
+def test_a_zip_directory_that_lies_is_refused(
+    place: int, content: bytes, member: int, tmp_path: Path
+) -> None:
+    path = _archive(tmp_path / "patched.pt", _tensor((4,), (1,)))
+    data = bytearray(path.read_bytes())
+    start = data.index(_CENTRAL)
+    start = data.index(_CENTRAL, start + 1) if member else start
+    data[start + place : start + place + len(content)] = content
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"patched\.pt"):
+        read_checkpoint(path)
+
+
+# Sound pickles of models that make no sense
+
+
+def _export(path: Path) -> None:
+    export_model(path, out=path.parent / "out", options=ExportOptions(check=False))
+
+
+@pytest.fixture(scope="module")
+def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[[Any], object]], Path]:
+    """A function from a change of Ultralytics' model to the checkpoint of the model so changed."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("ultralytics")
+    from ultralytics.nn.tasks import DetectionModel
+
+    sound = DetectionModel("yolov8n.yaml", verbose=False)
+    sound.args = {"imgsz": 64}
+
+    def save(change: Callable[[Any], object]) -> Path:
+        model = copy.deepcopy(sound)
+        change(model)
+        path = Path(tmp_path_factory.mktemp("spoilt")) / "spoilt.pt"
+        torch.save({"model": model}, path)
+        return path
+
+    return save
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: None,
+        lambda model: model.__dict__.update(get=1, children=2, class_path="os.system", class_name="Segment"),
+    ],
+    ids=["nothing", "names of a record's own"],
+)
+def test_a_change_that_means_nothing_is_harmless(
+    change: Callable[[Any], object], spoilt: Callable[[Callable[[Any], object]], Path]
+) -> None:
+    _export(spoilt(change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: setattr(model.model[-1], "stride", model.stride * 0),
+        lambda model: setattr(model.model[-1], "stride", "many"),
+        lambda model: setattr(model.model[-1], "stride", model.stride[:1]),
+        lambda model: setattr(model.model[-1], "reg_max", -1),
+        lambda model: setattr(model.model[-1], "cv2", model.model[-1].cv2[:1]),
+        lambda model: setattr(model.model[0].conv, "stride", (1, 2, 3)),
+        lambda model: setattr(model.model[0].conv, "groups", None),
+        lambda model: setattr(model.model[0].bn, "eps", "small"),
+        lambda model: setattr(model.model[11], "d", "deep"),
+        lambda model: model.model[2].m.add_module("itself", model.model[2].m),
+    ],
+    ids=["stride 0", "stride text", "one stride", "bins", "one level", "conv stride", "groups",
+         "eps", "axis", "cycle"],
+)  # fmt: skip
+def test_a_model_that_makes_no_sense_is_refused(
+    change: Callable[[Any], object], spoilt: Callable[[Callable[[Any], object]], Path]
+) -> None:
+    path = spoilt(change)
+    with pytest.raises(TrtYoloError):
+        _export(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: setattr(model, "args", {"imgsz": 1 << 30}),
+        lambda model: setattr(model.model[-1], "nc", 10**9),
+        lambda model: setattr(model.model[9], "n", 10**9),
+    ],
+    ids=["image size", "classes", "pools"],
+)
+def test_a_model_of_impossible_size_is_refused(
+    change: Callable[[Any], object], spoilt: Callable[[Callable[[Any], object]], Path]
+) -> None:
+    _assert_refused_within_limits(_export, spoilt(change))
