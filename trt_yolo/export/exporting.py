@@ -21,7 +21,13 @@ from typing import Any, Literal, get_args
 
 import onnx
 
-from trt_yolo.errors import ExportError, InputError, MissingDependencyError, UnsafeCheckpointError
+from trt_yolo.errors import (
+    BackendError,
+    ExportError,
+    InputError,
+    MissingDependencyError,
+    UnsafeCheckpointError,
+)
 from trt_yolo.export import from_ultralytics
 from trt_yolo.export.blocks import UnknownBlockError
 from trt_yolo.export.checkpoint import read_checkpoint
@@ -145,7 +151,7 @@ def export_model(source: Path, *, out: Path, options: ExportOptions | None = Non
         content = _serialized(deploy_from_head(head, manifest), manifest)
         if options.check:
             frames = check_frames(manifest.imgsz_hw, options.check_images)
-            parity = _checked(head.SerializeToString(), content, frames)
+            parity = _checked(head.SerializeToString(), content, frames, source)
     path = out / f"{_stem(source, manifest, own_imgsz, options.rows)}.onnx"
     _write_together(
         {path: content, path.with_name(path.name + ".json"): (manifest.to_json() + "\n").encode()}
@@ -245,12 +251,16 @@ def _ultralytics_head(
     return head, dataclasses.replace(manifest, exporter="ultralytics"), own
 
 
-def _checked(head: bytes, deploy: bytes, frames: Frames) -> Parity:
+def _checked(head: bytes, deploy: bytes, frames: Frames, source: Path) -> Parity:
     try:
         return check_parity(head, deploy, frames)
     except MissingDependencyError as error:
         raise MissingDependencyError(
             f"checking the export: {error}; or export unchecked with --no-check"
+        ) from error
+    except BackendError as error:
+        raise ExportError(
+            f"the graph made from {source} does not run: {error}; nothing was written"
         ) from error
 
 
