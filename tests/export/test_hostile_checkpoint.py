@@ -329,6 +329,9 @@ def test_the_error_cannot_drive_the_terminal(tmp_path: Path) -> None:
 _BOMBS: dict[str, Callable[[], bytes]] = {
     "memo index of 2 ** 27": lambda: b"Nr" + struct.pack("<I", 1 << 27),
     "bytearray of 2 GB": lambda: b"\x96" + struct.pack("<Q", 1 << 31),
+    "dict key that doubles 40 times": lambda: b"}" + _nested(40) + b"I1\ns",
+    "set item that doubles 40 times": lambda: b"\x8f(" + _nested(40) + b"\x90",
+    "size that doubles 40 times": lambda: b"}" + _call(_name("torch.Size"), _nested(40)) + b"I1\ns",
     "60 million dicts": lambda: b"}" * 60_000_000,
     "storage key that doubles 40 times": lambda: _tensor((1,), (1,), storage=_storage(key=_nested(40))),
     "storage type that doubles 40 times": lambda: _tensor((1,), (1,), storage=_storage(_nested(40))),

@@ -296,3 +296,8 @@ def test_paths_may_hold_any_character(tmp_path: Path) -> None:
 def test_write_jpeg_says_where_it_cannot_write(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="gone"):
         write_jpeg(tmp_path / "gone" / "a.jpg", SCENE)
+
+
+def test_a_device_is_no_image() -> None:
+    with pytest.raises(ImageError, match="is a device or a pipe"):
+        read_image(Path("/dev/zero"))

@@ -15,7 +15,6 @@ import io
 import math
 import os
 import pickle
-import pickletools
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -27,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_yolo.errors import CheckpointError, InputError, UnsafeCheckpointError
+from trt_yolo.export.pickle_check import check_pickle
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -196,15 +196,8 @@ def _load(archive: zipfile.ZipFile, file_bytes: int) -> Any:
     data = _member(archive, pickles[0])
     if len(data) > _MAX_PICKLE_BYTES:
         raise CheckpointError(f"its structure takes {len(data)} bytes, more than any YOLO checkpoint")
-    _check_memo(data)
+    check_pickle(data)
     return _Unpickler(io.BytesIO(data), archive, prefix).load()
-
-
-def _check_memo(data: bytes) -> None:
-    """Refuses a memo index that only a table of gigabytes could hold: the unpickler would allocate it."""
-    for opcode, index, _ in pickletools.genops(data):
-        if opcode.name in ("PUT", "LONG_BINPUT") and isinstance(index, int) and index > len(data):
-            raise CheckpointError(f"its pickle has a memo index of {index}")
 
 
 def _damaged(path: Path, detail: str) -> str:

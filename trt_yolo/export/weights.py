@@ -102,6 +102,7 @@ def _download(url: str, target: Path, progress: Progress | None) -> None:
             raise DownloadError(
                 f"what {url} answered is no checkpoint ({done} bytes); see what a browser shows there"
             )
+        part.chmod(0o644)  # a temporary file is its owner's alone, a cache may be shared
         part.replace(target)
     except (urllib.error.URLError, HTTPException, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error

@@ -62,6 +62,8 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
         ImageError: The file cannot be read, is no image, or is cut short.
     """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ImageError(f"{path} is a device or a pipe; give an image file")
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise ImageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
