@@ -7,30 +7,24 @@ object on the unpickler's stack. What might take memory or time is read in a lim
 from __future__ import annotations
 
 import contextlib
-import copy
-import multiprocessing
 import os
 import pickle
-import resource
 import struct
 import subprocess
 import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trt_yolo.errors import CheckpointError, TrtYoloError, UnsafeCheckpointError
+from tests.limits import assert_refused_within_limits
+from trt_yolo.errors import CheckpointError, UnsafeCheckpointError
 from trt_yolo.export.checkpoint import Record, read_checkpoint
-from trt_yolo.export.exporting import ExportOptions, export_model
 
 _CENTRAL, _LOCAL = b"PK\x01\x02", b"PK\x03\x04"
-_TIMEOUT_S = 10
-_MEMORY_BYTES = 3 << 30
 
 
 def _name(path: str) -> bytes:
@@ -77,37 +71,6 @@ def _archive(path: Path, body: bytes, members: dict[str, bytes] | None = None) -
         for name, content in {"data/0": struct.pack("<4f", 1, 2, 3, 4), **(members or {})}.items():
             archive.writestr(f"archive/{name}", content)
     return path
-
-
-def _limited(work: Callable[[Path], None], path: Path, answer: Connection) -> None:
-    """What runs in the process of its own: sends the error's class and the peak memory in MB."""
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    error = None
-    try:
-        work(path)
-    except TrtYoloError as caught:
-        error = type(caught).__name__
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    answer.send((error, int(status["VmHWM"].split()[0]) >> 10))
-
-
-def _assert_refused_within_limits(work: Callable[[Path], object], path: Path) -> None:
-    """Fails unless `work(path)` raises an error of ours, soon, and without taking memory."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_limited, args=(work, path, sender))
-    process.start()
-    sender.close()
-    try:
-        assert receiver.poll(_TIMEOUT_S), f"it did not end within {_TIMEOUT_S} s"
-        error, peak_mb = receiver.recv()
-    except EOFError:
-        pytest.fail("it ended with an error that is not ours: see the traceback above")
-    finally:
-        process.kill()
-        process.join()
-    assert error is not None, "it was taken for sound"
-    assert peak_mb < 500, f"it took {peak_mb} MB"
 
 
 @pytest.fixture
@@ -343,7 +306,7 @@ _BOMBS: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("body", _BOMBS.values(), ids=_BOMBS)
 def test_a_bomb_takes_neither_memory_nor_time(body: Callable[[], bytes], tmp_path: Path) -> None:
-    _assert_refused_within_limits(read_checkpoint, _archive(tmp_path / "bomb.pt", body()))
+    assert_refused_within_limits(read_checkpoint, _archive(tmp_path / "bomb.pt", body()))
 
 
 def _overlapping(path: Path, body: bytes, *, count: int, size: int) -> Path:
@@ -407,84 +370,3 @@ def test_a_zip_directory_that_lies_is_refused(
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match=r"patched\.pt"):
         read_checkpoint(path)
-
-
-# Sound pickles of models that make no sense
-
-
-def _export(path: Path) -> None:
-    export_model(path, out=path.parent / "out", options=ExportOptions(check=False))
-
-
-@pytest.fixture(scope="module")
-def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[[Any], object]], Path]:
-    """A function from a change of Ultralytics' model to the checkpoint of the model so changed."""
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("ultralytics")
-    from ultralytics.nn.tasks import DetectionModel
-
-    sound = DetectionModel("yolov8n.yaml", verbose=False)
-    sound.args = {"imgsz": 64}
-
-    def save(change: Callable[[Any], object]) -> Path:
-        model = copy.deepcopy(sound)
-        change(model)
-        path = Path(tmp_path_factory.mktemp("spoilt")) / "spoilt.pt"
-        torch.save({"model": model}, path)
-        return path
-
-    return save
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda model: None,
-        lambda model: model.__dict__.update(get=1, children=2, class_path="os.system", class_name="Segment"),
-    ],
-    ids=["nothing", "names of a record's own"],
-)
-def test_a_change_that_means_nothing_is_harmless(
-    change: Callable[[Any], object], spoilt: Callable[[Callable[[Any], object]], Path]
-) -> None:
-    _export(spoilt(change))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda model: setattr(model.model[-1], "stride", model.stride * 0),
-        lambda model: setattr(model.model[-1], "stride", "many"),
-        lambda model: setattr(model.model[-1], "stride", model.stride[:1]),
-        lambda model: setattr(model.model[-1], "reg_max", -1),
-        lambda model: setattr(model.model[-1], "cv2", model.model[-1].cv2[:1]),
-        lambda model: setattr(model.model[0].conv, "stride", (1, 2, 3)),
-        lambda model: setattr(model.model[0].conv, "groups", None),
-        lambda model: setattr(model.model[0].bn, "eps", "small"),
-        lambda model: setattr(model.model[11], "d", "deep"),
-        lambda model: model.model[2].m.add_module("itself", model.model[2].m),
-    ],
-    ids=["stride 0", "stride text", "one stride", "bins", "one level", "conv stride", "groups",
-         "eps", "axis", "cycle"],
-)  # fmt: skip
-def test_a_model_that_makes_no_sense_is_refused(
-    change: Callable[[Any], object], spoilt: Callable[[Callable[[Any], object]], Path]
-) -> None:
-    path = spoilt(change)
-    with pytest.raises(TrtYoloError):
-        _export(path)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda model: setattr(model, "args", {"imgsz": 1 << 30}),
-        lambda model: setattr(model.model[-1], "nc", 10**9),
-        lambda model: setattr(model.model[9], "n", 10**9),
-    ],
-    ids=["image size", "classes", "pools"],
-)
-def test_a_model_of_impossible_size_is_refused(
-    change: Callable[[Any], object], spoilt: Callable[[Callable[[Any], object]], Path]
-) -> None:
-    _assert_refused_within_limits(_export, spoilt(change))
