@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from trt_yolo.errors import UnsupportedModelError
-from trt_yolo.shapes import MAX_SIDE, BatchRange
+from trt_yolo.shapes import MAX_SIDE, BatchRange, anchor_count
 
 METADATA_KEY = "trt_yolo"
 SCHEMA = 1
-DEFAULT_ROWS = 512  # candidates that NMS sees: +3 ms of 120 on one CPU thread; 300 would cost nothing
+DEFAULT_ROWS = 512  # candidates that NMS sees; what it costs and loses stands in tools/LOG.md
 MAX_CLASSES = 100_000
 DYNAMIC_BATCH = 16  # the largest batch of a dynamic graph that does not say
 
-_STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64))  # YOLOv8, its P2 and its P6 variant
+KNOWN_STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64))  # YOLOv8, its P2 and its P6 variant
 
 GraphKind = Literal["deploy", "head"]
 
@@ -164,9 +164,7 @@ def _anchors_fit(input_shape: Sequence[int | str], anchors: int | str) -> bool:
     height, width = input_shape[2:]
     if not (isinstance(height, int) and isinstance(width, int) and isinstance(anchors, int)):
         return True
-    return anchors in [
-        sum((height // stride) * (width // stride) for stride in strides) for strides in _STRIDES
-    ]
+    return anchors in [anchor_count((height, width), strides) for strides in KNOWN_STRIDES]
 
 
 def _fixed_size(

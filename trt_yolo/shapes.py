@@ -6,6 +6,7 @@ Enters: `640`, `384x640`, `8`, `1:16`. Leaves: numbers. Knows no files and no mo
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trt_yolo.errors import InputError
@@ -28,6 +29,11 @@ class BatchRange:
 
     def __str__(self) -> str:
         return str(self.minimum) if self.is_static else f"{self.minimum}:{self.maximum}"
+
+
+def anchor_count(imgsz_hw: tuple[int, int], strides: Sequence[int]) -> int:
+    """Anchors of a head: one for each cell of each level, a level for each stride."""
+    return sum((imgsz_hw[0] // stride) * (imgsz_hw[1] // stride) for stride in strides)
 
 
 def parse_batch(text: str) -> BatchRange:

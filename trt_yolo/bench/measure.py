@@ -6,6 +6,7 @@ window, so that a change of the machine's speed hits both alike. Prints nothing.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -176,7 +177,7 @@ def _bare_calls(backend: OnnxRuntimeBackend, paths: Sequence[Path], batch: int) 
             letterbox_into(image, frame, fit_letterbox(image.shape[:2], (height, width)))
         thresholds = Thresholds()
         feed = backend.feed(frames.copy(), thresholds.conf, thresholds.iou)
-        calls.append(lambda feed=feed: backend.session.run(None, feed))  # type: ignore[misc]
+        calls.append(functools.partial(backend.session.run, None, feed))
     return calls
 
 

@@ -10,6 +10,8 @@ import typer
 if TYPE_CHECKING:
     from trt_yolo.export.exporting import ExportReport
 
+_CHECK_IMAGES = 16
+
 # typer reads these annotations at run time, on Python 3.10 too: Optional, not `| None`
 
 
@@ -43,7 +45,10 @@ def export(
     ] = "auto",
     data: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Images for the parity check: a file, folder or glob.", show_default="demo scenes"),
+        typer.Option(
+            help="Images for the parity check, at most 16: a file, folder or glob.",
+            show_default="demo scenes",
+        ),
     ] = None,
     check: Annotated[bool, typer.Option(help="Check the deploy graph against the head graph.")] = True,
     trust: Annotated[
@@ -65,7 +70,7 @@ def export(
         opset=opset,
         rows=rows,
         exporter=cast("Exporter", exporter),
-        check_images=[] if data is None else find_images([data])[:16],
+        check_images=[] if data is None else find_images([data])[:_CHECK_IMAGES],
         check=check,
         trust=trust,
         verbose=verbose,

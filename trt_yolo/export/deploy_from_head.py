@@ -25,7 +25,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from trt_yolo.export.graph import FLOAT, UINT8, GraphWriter, dimensions, value_info
+from trt_yolo.export.graph import FLOAT, UINT8, GraphWriter, dimensions, opset_of, value_info
 from trt_yolo.manifest import Manifest
 
 NMS_STEPS = 12
@@ -44,13 +44,13 @@ def deploy_from_head(head: onnx.ModelProto, manifest: Manifest) -> onnx.ModelPro
     model = onnx.ModelProto()
     model.CopyFrom(head)
     graph = model.graph
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    opset = opset_of(model)
     batch = dimensions(graph.input[0])[0]
     before = GraphWriter(opset=opset, prefix=_PREFIX)
     _preprocess(before, graph)
     after = GraphWriter(opset=opset, prefix=f"{_PREFIX}nms.")
     detections, unconverged = select_rows(
-        after, _scores_and_boxes(after, graph), rows=manifest.rows, classes=len(manifest.names)
+        after, _as_float32(after, graph), rows=manifest.rows, classes=len(manifest.names)
     )
     graph.node.extend(after.nodes)
     for output, name in ((detections, "detections"), (unconverged, "unconverged")):
@@ -118,8 +118,8 @@ def _fold_into_first_convolution(graph: onnx.GraphProto, name: str) -> bool:
     return True
 
 
-def _scores_and_boxes(writer: GraphWriter, graph: onnx.GraphProto) -> str:
-    """The head's output as float32, whatever it was."""
+def _as_float32(writer: GraphWriter, graph: onnx.GraphProto) -> str:
+    """The head's output, as float32 whatever it was."""
     output = graph.output[0]
     if output.type.tensor_type.elem_type == FLOAT:
         return str(output.name)

@@ -32,7 +32,7 @@ from trt_yolo.export import from_ultralytics
 from trt_yolo.export.blocks import UnknownBlockError
 from trt_yolo.export.checkpoint import read_checkpoint
 from trt_yolo.export.deploy_from_head import deploy_from_head
-from trt_yolo.export.graph import DEFAULT_OPSET, MAX_OPSET, MIN_OPSET
+from trt_yolo.export.graph import DEFAULT_OPSET, MAX_OPSET, MIN_OPSET, opset_of
 from trt_yolo.export.head_from_checkpoint import checkpoint_from_file, head_from_checkpoint, trained_imgsz
 from trt_yolo.export.head_from_onnx import head_from_onnx
 from trt_yolo.export.parity import Frames, Parity, check_frames, check_parity
@@ -137,7 +137,7 @@ def export_model(source: Path, *, out: Path, options: ExportOptions | None = Non
     head, manifest, own_imgsz = _head(source, options)
     manifest = dataclasses.replace(
         manifest,
-        opset=_opset(head),
+        opset=opset_of(head),
         source=source.name,
         source_sha256=file_sha256(source),
         version=__version__,
@@ -204,9 +204,9 @@ def _given_head(source: Path, options: ExportOptions) -> tuple[onnx.ModelProto, 
     if options.exporter != "auto":
         raise InputError(f"--exporter {options.exporter} converts .pt files, and {source} is a graph already")
     head, manifest = head_from_onnx(source, imgsz_hw=options.imgsz_hw, batch=options.batch)
-    if options.opset not in (None, _opset(head)):
+    if options.opset not in (None, opset_of(head)):
         raise InputError(
-            f"{source} has opset {_opset(head)}, asked for {options.opset}; leave --opset out, or export from the .pt"
+            f"{source} has opset {opset_of(head)}, asked for {options.opset}; leave --opset out, or export from the .pt"
         )
     return head, dataclasses.replace(manifest, exporter="given"), manifest.imgsz_hw
 
@@ -262,10 +262,6 @@ def _checked(head: bytes, deploy: bytes, frames: Frames, source: Path) -> Parity
         raise ExportError(
             f"the graph made from {source} does not run: {error}; nothing was written"
         ) from error
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return int(next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")))
 
 
 def _serialized(model: onnx.ModelProto, manifest: Manifest) -> bytes:

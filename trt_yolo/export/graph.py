@@ -13,6 +13,10 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+FLOAT = TensorProto.FLOAT
+FLOAT16 = TensorProto.FLOAT16
+UINT8 = TensorProto.UINT8
+
 DEFAULT_OPSET = 19  # the first with Q/DQ around FP16 tensors; TensorRT 10.3 and ONNX Runtime 1.18 read it
 MIN_OPSET = 13
 MAX_OPSET = 21
@@ -110,7 +114,6 @@ def dimensions(value: onnx.ValueInfoProto) -> list[int | str]:
     ]
 
 
-FLOAT = TensorProto.FLOAT
-FLOAT16 = TensorProto.FLOAT16
-UINT8 = TensorProto.UINT8
-INT64 = TensorProto.INT64
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operator set that a model is written for."""
+    return int(next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")))

@@ -22,7 +22,7 @@ from trt_yolo.export.blocks import UnknownBlockError, emit_block, emit_detect, n
 from trt_yolo.export.checkpoint import Record, read_checkpoint
 from trt_yolo.export.graph import DEFAULT_OPSET, FLOAT, GraphWriter, value_info
 from trt_yolo.manifest import MAX_CLASSES
-from trt_yolo.shapes import MAX_SIDE, BatchRange
+from trt_yolo.shapes import MAX_SIDE, BatchRange, anchor_count
 
 _TASKS = {
     "Segment": "segmentation",
@@ -53,7 +53,7 @@ class Checkpoint:
 
     def anchors(self, imgsz_hw: tuple[int, int]) -> int:
         """How many anchors the head has at an image size, all levels together."""
-        return sum((imgsz_hw[0] // stride) * (imgsz_hw[1] // stride) for stride in self.strides)
+        return anchor_count(imgsz_hw, self.strides)
 
 
 def checkpoint_from_file(path: Path) -> Checkpoint:

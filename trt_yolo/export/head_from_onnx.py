@@ -13,8 +13,14 @@ from google.protobuf.message import DecodeError
 
 from trt_yolo.errors import InputError, UnsupportedModelError
 from trt_yolo.export.graph import FLOAT, FLOAT16, dimensions
-from trt_yolo.manifest import METADATA_KEY, Manifest, manifest_from_json, manifest_from_ultralytics
-from trt_yolo.shapes import BatchRange
+from trt_yolo.manifest import (
+    KNOWN_STRIDES,
+    METADATA_KEY,
+    Manifest,
+    manifest_from_json,
+    manifest_from_ultralytics,
+)
+from trt_yolo.shapes import BatchRange, anchor_count
 
 
 def head_from_onnx(
@@ -105,14 +111,9 @@ def _with_fixed_shape(
     inferred = onnx.shape_inference.infer_shapes(model).graph.output[0]
     anchors = dimensions(inferred)[2]
     if isinstance(anchors, str):
-        anchors = _anchors(manifest.imgsz_hw)
+        anchors = anchor_count(manifest.imgsz_hw, KNOWN_STRIDES[0])  # the graph computes its own
     _set_dimensions(output, [size, 4 + len(manifest.names), anchors])
     return model, dataclasses.replace(manifest, batch=batch, anchors=anchors)
-
-
-def _anchors(imgsz_hw: tuple[int, int]) -> int:
-    """Anchors of the usual strides 8, 16 and 32, for a graph that computes its own."""
-    return sum((imgsz_hw[0] // stride) * (imgsz_hw[1] // stride) for stride in (8, 16, 32))
 
 
 def _set_dimensions(value: onnx.ValueInfoProto, shape: list[int | str]) -> None:
