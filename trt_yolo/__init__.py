@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from trt_yolo.detections import Detections
     from trt_yolo.errors import TrtYoloError
     from trt_yolo.loading import load
-    from trt_yolo.runtime.inline import Model
+    from trt_yolo.runtime.model import Model
 
 __all__ = ["Detections", "Model", "TrtYoloError", "__version__", "load"]
 
 _HOMES = {
     "Detections": "trt_yolo.detections",
-    "Model": "trt_yolo.runtime.inline",
+    "Model": "trt_yolo.runtime.model",
     "TrtYoloError": "trt_yolo.errors",
     "load": "trt_yolo.loading",
 }

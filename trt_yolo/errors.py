@@ -9,7 +9,11 @@
     ├── MissingDependencyError      a package that this work needs is not installed
     ├── DownloadError               weights that could not be fetched
     ├── ExportError                 an export that failed, or failed its check
-    └── BackendError                the backend could not load or run a model
+    ├── BackendError                the backend could not load or run a model
+    │   └── DeviceError             the device is lost: only a new process can go on
+    ├── WorkerError                 a worker process that could not start, or too many that ended
+    │   └── FrameError              a frame on which worker after worker ended
+    └── ClosedError                 a model that has been closed
 
 A message says what was given, what is needed and what to do. The command line prints it in one line and
 exits with 1; any other exception is a bug in trt-yolo.
@@ -56,3 +60,19 @@ class ExportError(TrtYoloError):
 
 class BackendError(TrtYoloError):
     """A backend that could not load or run a model."""
+
+
+class DeviceError(BackendError):
+    """A device that is lost to this process: a worker that raises it is replaced."""
+
+
+class WorkerError(TrtYoloError):
+    """A worker process that could not start, or too many that ended."""
+
+
+class FrameError(WorkerError):
+    """A frame on which worker after worker ended; it is not tried again."""
+
+
+class ClosedError(TrtYoloError):
+    """A model that has been closed; what was not answered by then never will be."""

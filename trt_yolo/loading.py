@@ -10,49 +10,108 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from trt_yolo.errors import InputError
-from trt_yolo.runtime.inline import Model
+from trt_yolo.runtime.model import Model
+from trt_yolo.runtime.pool import Pool, PoolOptions
+from trt_yolo.runtime.worker import BackendSpec
 
 if TYPE_CHECKING:
     from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
 
 BackendName = Literal["onnxruntime", "null"]
 
+_ONNXRUNTIME = "trt_yolo.backends.onnxruntime:OnnxRuntimeBackend"
+_NULL = "trt_yolo.backends.null:null_from_manifest"
+
 
 def load(
-    model: str | Path | None = None, *, threads: int | None = None, backend: BackendName = "onnxruntime"
+    model: str | Path | None = None,
+    *,
+    workers: int = 0,
+    threads: int | None = None,
+    decode_threads: int | None = None,
+    slots: int = 4,
+    max_delay_ms: float = 0.0,
+    timeout_s: float = 60.0,
+    max_restarts: int = 60,
+    backend: BackendName = "onnxruntime",
 ) -> Model:
     """A model, ready to be called with images.
 
     Args:
         model: An `.onnx` that trt-yolo or Ultralytics exported; a `.pt`, or a name such as `yolov8n`, which
             is exported into the cache once; or None for the demo model.
-        threads: CPU threads of one inference; None takes every core that this process may use.
+        workers: Worker processes; 0 runs the model in this process.
+        threads: CPU threads of one inference; None divides the cores that this process may use among the
+            workers.
+        decode_threads: Threads of this process that decode and letterbox; None chooses by the number of cores.
+        slots: Batches that a worker can have: one runs, the others are filled or wait; at least 2.
+        max_delay_ms: How long a batch that is not full waits for more frames, in milliseconds. With 0 it leaves
+            as soon as its worker has nothing else to do.
+        timeout_s: A worker that answers nothing for so long while it has work is replaced, in seconds.
+        max_restarts: More replacements than that within a minute close the model, with the last one's cause.
         backend: `onnxruntime`, or `null` (computes nothing).
 
     Raises:
-        InputError: No such file, or a file of another kind.
+        InputError: No such file, a file of another kind, or a number outside its range.
         MissingDependencyError: The backend's package is not installed.
         BackendError: The backend cannot load the model.
+        WorkerError: A worker process cannot start: no memory, no file descriptors.
     """
     if backend not in get_args(BackendName):
         raise InputError(f"no backend {backend!r}; give {' or '.join(get_args(BackendName))}")
-    loaded = load_backend(model, threads=threads)
-    if backend == "onnxruntime":
-        return Model(loaded)
-    from trt_yolo.backends.null import NullBackend
-
-    with loaded:
-        return Model(NullBackend(loaded.manifest))
+    _check_counts(workers=workers, threads=threads, decode_threads=decode_threads, slots=slots)
+    _check_times(max_delay_ms=max_delay_ms, timeout_s=timeout_s, max_restarts=max_restarts)
+    options = PoolOptions(
+        workers=workers,
+        threads=threads,
+        decode_threads=decode_threads,
+        slots=slots,
+        max_delay_ms=max_delay_ms,
+        timeout_s=timeout_s,
+        max_restarts=max_restarts,
+    )
+    if backend == "null":
+        with load_backend(model, threads=1) as loaded:
+            spec = BackendSpec(factory=_NULL, options={"manifest": loaded.manifest.to_json()})
+    else:
+        path = str(_artifact(model).absolute())
+        spec = BackendSpec(factory=_ONNXRUNTIME, options={"model": path}, takes_threads=True)
+    return Model(Pool(spec, options))
 
 
 def load_backend(model: str | Path | None = None, *, threads: int | None = None) -> OnnxRuntimeBackend:
     """The backend under `load`: letterboxed frames in, rows out. Arguments and errors are those of `load`."""
-    if threads is not None and threads < 1:
-        raise InputError(f"threads is {threads}; give a number of CPU threads, at least 1")
+    _check_counts(threads=threads)
     path = _artifact(model)
     from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend(path, threads=threads)
+
+
+_LEAST = {"workers": 0, "threads": 1, "decode_threads": 1, "slots": 2}
+_MOST = {"workers": 256, "threads": 1024, "decode_threads": 256, "slots": 64}
+_MEANS = {
+    "workers": "a number of worker processes",
+    "threads": "a number of CPU threads",
+    "decode_threads": "a number of threads that decode",
+    "slots": "a number of slots",
+}
+
+
+def _check_counts(**given: int | None) -> None:
+    for name, value in given.items():
+        least, most = _LEAST[name], _MOST[name]
+        if value is not None and not (isinstance(value, int) and least <= value <= most):
+            raise InputError(f"{name} is {value}; give {_MEANS[name]}, at least {least} and at most {most}")
+
+
+def _check_times(*, max_delay_ms: float, timeout_s: float, max_restarts: int) -> None:
+    if not 0 <= max_delay_ms <= 60_000:
+        raise InputError(f"max_delay_ms is {max_delay_ms}; give milliseconds from 0 to 60000")
+    if not 0 < timeout_s <= 86_400:
+        raise InputError(f"timeout_s is {timeout_s}; give seconds, more than 0 and at most 86400")
+    if max_restarts < 0:
+        raise InputError(f"max_restarts is {max_restarts}; give how many a minute are allowed, at least 0")
 
 
 def _artifact(model: str | Path | None) -> Path:

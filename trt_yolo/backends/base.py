@@ -74,9 +74,30 @@ class Backend(abc.ABC):
         output = self._run(frames_bgr, conf, iou)
         detections = output.detections[:count]
         for index in np.flatnonzero(output.unconverged[:count, 0]):
-            rows = detections[index]
-            detections[index] = pad_rows(greedy_nms(rows[rows[:, 4] > 0], iou=iou), len(rows))
+            detections[index] = _finished(detections[index], iou)
         return detections
+
+    def infer_into(self, frames_bgr: Frames, rows: Rows, *, count: int, conf: float, iou: float) -> None:
+        """The same as `infer`, from memory that stays where it is into memory that stays where it is.
+
+        A worker calls it with its slots, the same few again and again: a backend may keep what it prepares
+        for an address. Neither array is kept after `close`.
+
+        Args:
+            frames_bgr: (batch, H, W, 3) uint8, contiguous, letterboxed; batch is the model's largest.
+            rows: (batch, rows, 6) float32, contiguous; the first `count` are written.
+            count: Frames that are there, from 1; what lies in the others does not matter.
+            conf: Scores must be above it, 0 to 1.
+            iou: NMS drops a row that overlaps a better one of its class by more, 0 to 1.
+
+        Raises:
+            InputError: Another shape or type, or a batch too large.
+        """
+        self._check(frames_bgr[:count])
+        run = max(count, self.manifest.batch.minimum)
+        unconverged = self._run_into(frames_bgr[:run], rows[:run], conf, iou)
+        for index in np.flatnonzero(unconverged[:count, 0]):
+            rows[index] = _finished(rows[index], iou)
 
     def close(self) -> None:  # noqa: B027  a backend may hold nothing
         """Gives back what the backend holds; calling twice is fine."""
@@ -84,6 +105,14 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def _run(self, frames_bgr: Frames, conf: float, iou: float) -> Output:
         """The model's output for a batch whose shape and size have been checked."""
+
+    def _run_into(
+        self, frames_bgr: Frames, rows: Rows, conf: float, iou: float
+    ) -> npt.NDArray[np.float32]:
+        """Writes `Output.detections` into `rows` and returns `Output.unconverged`; here with a copy."""
+        output = self._run(frames_bgr, conf, iou)
+        rows[:] = output.detections
+        return output.unconverged
 
     def _check(self, frames_bgr: Frames) -> None:
         expected = (*self.manifest.imgsz_hw, 3)
@@ -96,6 +125,11 @@ class Backend(abc.ABC):
             raise InputError(
                 f"a batch of {len(frames_bgr)} frames; this model takes 1 to {self.manifest.batch.maximum}"
             )
+
+
+def _finished(rows: Rows, iou: float) -> Rows:
+    """The rows after greedy NMS, as many, the unused ones 0."""
+    return pad_rows(greedy_nms(rows[rows[:, 4] > 0], iou=iou), len(rows))
 
 
 def output_from_head(

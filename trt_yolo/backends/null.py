@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from trt_yolo.backends.base import Backend, Frames, Output
-from trt_yolo.manifest import DEFAULT_ROWS, Manifest
+from trt_yolo.manifest import DEFAULT_ROWS, Manifest, manifest_from_json
 
 
 class NullBackend(Backend):
@@ -36,3 +36,8 @@ class NullBackend(Backend):
         detections[:, 0, 2:5] = width, height, 1
         detections[:, 0, 5] = frames_bgr[:, 0, 0, 0] % len(self.manifest.names)
         return Output(detections, np.zeros((len(frames_bgr), 1), np.float32))
+
+
+def null_from_manifest(manifest: str, *, delay_ms: float = 0.0) -> NullBackend:
+    """The null backend for a model's manifest, as `Manifest.to_json` writes it."""
+    return NullBackend(manifest_from_json(manifest, origin="the manifest"), delay_ms=delay_ms)

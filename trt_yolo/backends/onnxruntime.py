@@ -5,7 +5,9 @@ Enters: an `.onnx` file or its bytes. Knows no sources and no processes.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from trt_yolo.backends.base import Backend, Frames, Output, output_from_head
+from trt_yolo.backends.base import Backend, Frames, Output, Rows, output_from_head
 from trt_yolo.errors import BackendError, InputError, MissingDependencyError, UnsupportedModelError
 from trt_yolo.manifest import METADATA_KEY, Manifest, manifest_from_json, manifest_from_ultralytics
 
@@ -28,7 +30,7 @@ class OnnxRuntimeBackend(Backend):
         threads: CPU threads of one inference.
 
     Args:
-        model: Path of an `.onnx` file, or its bytes.
+        model: Path of an `.onnx` file, or the file's bytes.
         threads: CPU threads of one inference; None takes every core that this process may use.
 
     Raises:
@@ -38,14 +40,18 @@ class OnnxRuntimeBackend(Backend):
         MissingDependencyError: onnxruntime is not installed.
     """
 
-    def __init__(self, model: Path | bytes, *, threads: int | None = None) -> None:
+    def __init__(self, model: str | Path | bytes, *, threads: int | None = None) -> None:
         self.threads = threads or available_cores()
+        model = Path(model) if isinstance(model, str) else model
         session = _session(model, self.threads)
         origin = str(model) if isinstance(model, Path) else "the model"
         super().__init__(_manifest(session, origin))
         self.session = session
         self._origin = origin
         self._inputs = [node.name for node in session.get_inputs()]
+        self._thresholds = np.zeros((2, 1), np.float32)  # conf, iou: read where they lie by every binding
+        self._unconverged = np.zeros((self.manifest.batch.maximum, 1), np.float32)
+        self._bindings: dict[tuple[int, int, int], Any] = {}
         self._image_dtype = np.float16 if "16" in session.get_inputs()[0].type else np.float32
 
     def feed(self, frames_bgr: Frames, conf: float, iou: float) -> dict[str, npt.NDArray[Any]]:
@@ -60,15 +66,44 @@ class OnnxRuntimeBackend(Backend):
 
     def _run(self, frames_bgr: Frames, conf: float, iou: float) -> Output:
         feed = self.feed(frames_bgr, conf, iou)
-        try:
+        with self._errors_in_words():
             outputs = self.session.run(None, feed)
+        if self.manifest.graph == "head":
+            return output_from_head(outputs[0].astype(np.float32, copy=False), conf=conf, iou=iou)
+        return Output(*outputs)
+
+    def _run_into(
+        self, frames_bgr: Frames, rows: Rows, conf: float, iou: float
+    ) -> npt.NDArray[np.float32]:
+        """ONNX Runtime reads the frames where they lie and writes the rows where they belong."""
+        if self.manifest.graph == "head":
+            return super()._run_into(frames_bgr, rows, conf, iou)
+        key = (frames_bgr.ctypes.data, rows.ctypes.data, len(frames_bgr))
+        binding = self._bindings.get(key)
+        if binding is None:
+            binding = self._bindings[key] = self._bound(frames_bgr, rows)
+        self._thresholds[:, 0] = conf, iou
+        with self._errors_in_words():
+            self.session.run_with_iobinding(binding)
+        return self._unconverged[: len(frames_bgr)]
+
+    def _bound(self, frames_bgr: Frames, rows: Rows) -> Any:
+        binding = self.session.io_binding()
+        for name, array in zip(self._inputs, (frames_bgr, *self._thresholds), strict=True):
+            binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        outputs = (rows, self._unconverged[: len(frames_bgr)])
+        for node, array in zip(self.session.get_outputs(), outputs, strict=True):
+            binding.bind_output(node.name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+        return binding
+
+    @contextlib.contextmanager
+    def _errors_in_words(self) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:  # the bindings raise a dozen unrelated classes
             raise BackendError(
                 f"ONNX Runtime failed while running {self._origin}: {_first_line(error)}; export it again"
             ) from error
-        if self.manifest.graph == "head":
-            return output_from_head(outputs[0].astype(np.float32, copy=False), conf=conf, iou=iou)
-        return Output(*outputs)
 
 
 def available_cores() -> int:

@@ -1,0 +1,296 @@
+"""Which image goes into which slot, and when a batch leaves.
+
+Enters: jobs, one place each. Leaves: slots that are READY, sent to their lane's worker. Many threads fill at
+once; one lock guards all of it. Knows neither processes nor how an image is decoded.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_yolo.errors import TrtYoloError
+from trt_yolo.runtime.jobs import Job
+from trt_yolo.runtime.ring import Ring, Slot, Task
+
+_CHECK_S = 1.0
+
+
+@dataclass(eq=False, slots=True)
+class Lane:
+    """The way to one worker, whichever process serves it now.
+
+    Attributes:
+        number: Which worker, from 0.
+        ring: The memory shared with it; None while there is no worker.
+        free: Indices of its FREE slots.
+        in_flight: The batches that its worker has, by slot.
+        notify: Tells the worker that one more slot is READY.
+        at_once: Batches that the worker runs at the same time.
+        sequence: Of the last batch sent.
+        used: When it was last chosen, as a count.
+        since_s: When its worker last answered, or was given something after it had nothing; monotonic.
+    """
+
+    number: int
+    ring: Ring | None = None
+    free: list[int] = field(default_factory=list)
+    in_flight: dict[int, Batch] = field(default_factory=dict)
+    notify: Callable[[], None] = lambda: None
+    at_once: int = 1
+    sequence: int = 0
+    used: int = 0
+    since_s: float = 0.0
+
+    @property
+    def is_hungry(self) -> bool:
+        """Whether its worker will have nothing to do next."""
+        return len(self.in_flight) <= self.at_once
+
+
+@dataclass(eq=False, slots=True)
+class Batch:
+    """A slot being filled, or sent.
+
+    Attributes:
+        lane: Whose slot it is.
+        slot: The slot.
+        key: What the batch's jobs have in common.
+        capacity: Places in it.
+        together: Whether it waits for the rest of its group.
+        deadline_s: When it leaves even if it is not full; monotonic.
+        jobs: By place; None for a place that was given up.
+        filled: Places that are written.
+        sealed: Whether no more places are given away.
+        lost: Whether its lane's worker ended before it was sent.
+        task: What was sent.
+    """
+
+    lane: Lane
+    slot: Slot
+    key: Hashable
+    capacity: int
+    together: bool
+    deadline_s: float
+    jobs: list[Job | None] = field(default_factory=list)
+    filled: int = 0
+    sealed: bool = False
+    lost: bool = False
+    task: Task | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every place given away is written."""
+        return self.filled == len(self.jobs)
+
+
+class Place(NamedTuple):
+    """A place in a batch, to be written and then committed or abandoned.
+
+    Attributes:
+        batch: The batch.
+        index: Which place.
+        frame: (H, W, 3) uint8, where the letterboxed image goes.
+    """
+
+    batch: Batch
+    index: int
+    frame: npt.NDArray[np.uint8]
+
+
+class Batcher:
+    """Gives places in slots to jobs, and sends batches.
+
+    A batch goes to the lane with the most free slots. It leaves when it is full; or when `max_delay_s` is over
+    and its worker would have nothing to do next: while the worker is busy, waiting costs nothing and the batch
+    may still grow.
+
+    Args:
+        max_delay_s: How long a batch waits for more, in seconds.
+        on_lost: Called with a batch whose worker ended while it was filled; its frames are still in its slot.
+        on_waiting: Called when a batch begins to wait for its deadline.
+    """
+
+    def __init__(
+        self, *, max_delay_s: float, on_lost: Callable[[Batch], None], on_waiting: Callable[[], None]
+    ) -> None:
+        self.lock = threading.Lock()
+        self._slot_free = threading.Condition(self.lock)
+        self._lanes: list[Lane] = []
+        self._filling: dict[Hashable, Batch] = {}
+        self._max_delay_s = max_delay_s
+        self._on_lost = on_lost
+        self._on_waiting = on_waiting
+        self._uses = 0
+        self._closed: TrtYoloError | None = None
+
+    def open_lane(self, lane: Lane, ring: Ring) -> None:
+        """A worker is ready: its slots may be filled."""
+        with self.lock:
+            lane.ring, lane.sequence = ring, 0
+            lane.free = list(range(len(ring.slots)))
+            self._lanes.append(lane)
+            self._slot_free.notify_all()
+
+    def shut_lane(self, lane: Lane) -> list[Batch]:
+        """A worker ended: nothing more is sent to it; the batches that it had, in the order they were sent."""
+        with self.lock:
+            if lane in self._lanes:
+                self._lanes.remove(lane)
+            in_flight = list(lane.in_flight.values())
+            lost = [batch for batch in self._filling.values() if batch.lane is lane]
+            for batch in lost:
+                del self._filling[batch.key]
+                batch.sealed = True
+            lane.in_flight, lane.free, lane.ring = {}, [], None
+        for batch in lost:
+            self._lose(batch)
+        return in_flight
+
+    def close(self, error: TrtYoloError) -> None:
+        """Whoever waits for a place, or will, gets the error."""
+        with self.lock:
+            self._closed = self._closed or error
+            self._slot_free.notify_all()
+
+    def reserve(self, job: Job) -> Place:
+        """A place for the job, as soon as there is one.
+
+        Raises:
+            ClosedError: Closed meanwhile; or the error that closed it.
+        """
+        key: Hashable = (job.thresholds.conf, job.thresholds.iou, job if job.alone else job.group)
+        with self.lock:
+            while True:
+                if self._closed is not None:
+                    raise type(self._closed)(str(self._closed))
+                batch = self._filling.get(key) or self._begin(key, job)
+                if batch is not None:
+                    break
+                self._slot_free.wait(_CHECK_S)
+            index = len(batch.jobs)
+            batch.jobs.append(job)
+            if len(batch.jobs) == batch.capacity:
+                self._seal(batch)
+        return Place(batch, index, batch.slot.frames[index])
+
+    def commit(self, place: Place) -> None:
+        """The place is written; the batch leaves if it is due."""
+        batch = place.batch
+        with self.lock:
+            batch.filled += 1
+            lost = self._is_lost(batch)
+            if not lost:
+                self._send_if_due(batch)
+            waits = not lost and not batch.sealed and not batch.together and batch.filled == 1
+        if lost:
+            self._lose(batch)
+        elif waits:
+            self._on_waiting()
+
+    def abandon(self, place: Place) -> None:
+        """The place will not be written; what else is in its batch goes on."""
+        place.batch.jobs[place.index] = None
+        self.commit(place)
+
+    def forgo(self, job: Job) -> None:
+        """A job of a group will not come: its batch need not wait for it."""
+        if job.group is None:
+            return
+        with self.lock:
+            job.group.size -= 1
+            batch = self._filling.get((job.thresholds.conf, job.thresholds.iou, job.group))
+            if batch is not None:
+                batch.capacity = min(batch.capacity, job.group.size)
+                if len(batch.jobs) == batch.capacity:
+                    self._seal(batch)
+                    self._send_if_due(batch)
+
+    def release(self, batch: Batch) -> None:
+        """The batch is answered and read: its slot is free again."""
+        lane = batch.lane
+        with self.lock:
+            if lane.in_flight.pop(batch.slot.index, None) is None:
+                return
+            lane.since_s = time.monotonic()
+            batch.slot.release()
+            lane.free.append(batch.slot.index)
+            for waiting in [other for other in self._filling.values() if other.lane is lane]:
+                self._send_if_due(waiting)
+            self._slot_free.notify_all()
+
+    def send_due(self) -> float | None:
+        """Sends what is due; when the next batch will be, monotonic seconds, or None."""
+        with self.lock:
+            for batch in list(self._filling.values()):
+                self._send_if_due(batch)
+            waiting = [b.deadline_s for b in self._filling.values() if b.lane.is_hungry and b.is_whole]
+        return min(waiting, default=None)
+
+    def lanes(self) -> Iterator[Lane]:
+        """The lanes whose workers are ready."""
+        with self.lock:
+            yield from list(self._lanes)
+
+    def _begin(self, key: Hashable, job: Job) -> Batch | None:
+        lane = max(self._lanes, key=lambda one: (len(one.free), -one.used), default=None)
+        if lane is None or not lane.free or lane.ring is None:
+            return None
+        self._uses += 1
+        lane.used = self._uses
+        slot = lane.ring.slots[lane.free.pop(0)]
+        slot.begin()
+        group = None if job.alone else job.group
+        capacity = 1 if job.alone else lane.ring.shape.batch
+        capacity = min(capacity, group.size) if group is not None else capacity
+        deadline_s = time.monotonic() + self._max_delay_s
+        batch = Batch(lane, slot, key, capacity, group is not None, deadline_s)
+        self._filling[key] = batch
+        return batch
+
+    def _seal(self, batch: Batch) -> None:
+        batch.sealed = True
+        self._filling.pop(batch.key, None)
+
+    def _send_if_due(self, batch: Batch) -> None:
+        if batch.task is not None or not batch.is_whole:
+            return
+        may_grow = batch.together or not batch.lane.is_hungry or time.monotonic() < batch.deadline_s
+        if may_grow and not batch.sealed:
+            return
+        self._seal(batch)
+        self._send(batch)
+
+    def _send(self, batch: Batch) -> None:
+        lane = batch.lane
+        thresholds = next((job.thresholds for job in batch.jobs if job is not None), None)
+        if thresholds is None:  # every place was given up
+            batch.slot.release()
+            lane.free.append(batch.slot.index)
+            self._slot_free.notify_all()
+            return
+        lane.sequence += 1
+        batch.task = Task(
+            lane.sequence, len(batch.jobs), thresholds.conf, thresholds.iou, time.monotonic_ns()
+        )
+        batch.slot.publish(batch.task)
+        if not lane.in_flight:
+            lane.since_s = time.monotonic()
+        lane.in_flight[batch.slot.index] = batch
+        lane.notify()
+
+    def _is_lost(self, batch: Batch) -> bool:
+        return batch.lane.ring is None or batch.slot is not batch.lane.ring.slots[batch.slot.index]
+
+    def _lose(self, batch: Batch) -> None:
+        with self.lock:
+            if batch.lost or not batch.is_whole:
+                return  # whoever writes the last place comes here again
+            batch.lost = True
+        self._on_lost(batch)

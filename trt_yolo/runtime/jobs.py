@@ -1,0 +1,242 @@
+"""One image on its way: what was asked for, where it has got to, how it ended.
+
+Enters: an image and thresholds. Leaves: `Detections` or an error, exactly once. Knows no slots and no workers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_yolo.detections import Detections
+from trt_yolo.errors import FrameError, ImageError, InputError
+from trt_yolo.media.images import read_image
+from trt_yolo.vision.letterbox import Letterbox, boxes_to_source
+
+Image = npt.NDArray[np.uint8]
+Rows = npt.NDArray[np.float32]
+
+DEFAULT_CONF = 0.25
+DEFAULT_IOU = 0.7
+DEFAULT_MAX_DET = 300
+
+_MOST_CRASHES = 2
+_MOST_LOSSES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Which detections to return.
+
+    Attributes:
+        conf: Confidence must be above it, 0 to 1.
+        iou: NMS drops a box that overlaps a better one of its class by more, 0 to 1.
+        classes: Only these class ids; None for all.
+        max_det: The most detections an image.
+
+    Raises:
+        InputError: A value outside its range.
+    """
+
+    conf: float = DEFAULT_CONF
+    iou: float = DEFAULT_IOU
+    classes: Collection[int] | None = None
+    max_det: int = DEFAULT_MAX_DET
+
+    def __post_init__(self) -> None:
+        for name in ("conf", "iou"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise InputError(f"{name} is {value}; give a number from 0 to 1, such as 0.25")
+        if self.max_det < 1:
+            raise InputError(f"max_det is {self.max_det}; give the most detections an image, at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTimes:
+    """What an image took in each stage, in milliseconds.
+
+    Attributes:
+        decode: The file read and decoded; 0 for an array.
+        letterbox: Scaled into its slot.
+        queue: In its slot, until a worker took the batch.
+        infer: The whole batch in the backend.
+        post: Rows copied out of the slot and made into `Detections`.
+    """
+
+    decode: float = 0.0
+    letterbox: float = 0.0
+    queue: float = 0.0
+    infer: float = 0.0
+    post: float = 0.0
+
+
+@dataclass(frozen=True)
+class Death:
+    """Why a worker is gone.
+
+    Attributes:
+        cause: In words.
+        from_outside: It was killed by somebody else, which need not be the frame's fault.
+    """
+
+    cause: str
+    from_outside: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Group:
+    """Jobs that make one batch: it leaves when all of them are in its slot.
+
+    Attributes:
+        size: How many there are.
+    """
+
+    size: int
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Job:
+    """One image on its way.
+
+    Attributes:
+        source: (H, W, 3) uint8 BGR, or the path of an image file.
+        name: What errors call it.
+        thresholds: Which detections to return.
+        on_end: Called once, from any thread, when `detections` or `error` is there.
+        order: Its place among those of its stream.
+        index: Its place in its source.
+        group: The batch that it belongs to, if that was said.
+        keep_image: Whether `image` stays after the end.
+        image: The source's pixels while they are needed.
+        frame: The letterboxed pixels, saved from the slot of a worker that ended.
+        alone: Run it in a batch of its own, to see whether it is the one.
+        letterbox: How the image lies in the frame.
+        detections: What was found.
+        error: Why there is none.
+        times: What each stage took.
+    """
+
+    source: Image | Path
+    name: str
+    thresholds: Thresholds
+    on_end: Callable[[Job], None]
+    order: int = 0
+    index: int = 0
+    group: Group | None = None
+    keep_image: bool = False
+    image: Image | None = None
+    frame: Image | None = None
+    alone: bool = False
+    letterbox: Letterbox | None = None
+    detections: Detections | None = None
+    error: Exception | None = None
+    times: StageTimes | None = None
+    decode_ms: float = 0.0
+    letterbox_ms: float = 0.0
+    crashes: int = 0
+    losses: int = 0
+    ended: bool = False
+
+    def load(self) -> Image:
+        """The source's pixels, decoded if it is a file.
+
+        Raises:
+            ImageError: The file is no image.
+        """
+        if isinstance(self.source, Path):
+            start = time.perf_counter()
+            image = read_image(self.source)
+            self.decode_ms = (time.perf_counter() - start) * 1e3
+        else:
+            image = self.source
+        self.image = image if self.keep_image else None
+        return image
+
+    def succeed(self, detections: Detections, times: StageTimes) -> None:
+        """Ends it with what was found; does nothing if it has ended."""
+        if not self.ended:
+            self.detections, self.times = detections, times
+            self._end()
+
+    def fail(self, error: Exception) -> None:
+        """Ends it with an error; does nothing if it has ended."""
+        if not self.ended:
+            self.error = error
+            self._end()
+
+    def blame(self, death: Death) -> FrameError | None:
+        """Notes that a worker ended while it ran this; an error when that was once too often.
+
+        A worker that was killed from outside counts less: chance can hit the same frame twice.
+        """
+        self.alone = True
+        self.losses += 1
+        self.crashes += not death.from_outside
+        if self.crashes < _MOST_CRASHES and self.losses < _MOST_LOSSES:
+            return None
+        return FrameError(
+            f"{self.name} brought down {self.losses} workers, the last one {death.cause}; "
+            "it is not tried again: look at this frame, and at the model with --workers 0"
+        )
+
+    def _end(self) -> None:
+        self.ended = True
+        self.frame = None
+        if isinstance(self.source, np.ndarray) and not self.keep_image:
+            self.source = _GONE
+        self.on_end(self)
+
+
+_GONE = np.zeros((0, 0, 3), np.uint8)
+
+
+def source_of(given: object) -> Image | Path:
+    """What was given as an image, checked: a path, or an array of pixels.
+
+    Raises:
+        ImageError: Neither, or an array of another shape or type.
+    """
+    if isinstance(given, str | Path):
+        return Path(given)
+    if not isinstance(given, np.ndarray):
+        raise ImageError(f"a {type(given).__name__} is no image; give a path or a (H, W, 3) uint8 BGR array")
+    if given.dtype != np.uint8 or given.ndim != 3 or given.shape[2] != 3 or 0 in given.shape:
+        hint = "cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) makes colour of grey, (image >> 8).astype('uint8') 8 bits"
+        raise ImageError(
+            f"an image array is {given.dtype} {given.shape}; needed: uint8 (H, W, 3) BGR ({hint})"
+        )
+    return given
+
+
+def valid_rows(rows: Rows) -> Rows:
+    """A copy of the rows that hold a detection, (n, 6), from one image's (rows, 6), best first."""
+    return rows[: np.count_nonzero(rows[:, 4])].copy()
+
+
+def detections_from_rows(
+    rows: Rows, letterbox: Letterbox, thresholds: Thresholds, names: Mapping[int, str]
+) -> Detections:
+    """The detections of one image in pixels of its source.
+
+    Args:
+        rows: (n, 6) float32, x1 y1 x2 y2 score class, letterboxed pixels, best first; no unused rows.
+        letterbox: How the image lies in the frame.
+        thresholds: Which of them to return.
+        names: Class names by class id.
+    """
+    if thresholds.classes is not None:
+        rows = rows[np.isin(rows[:, 5], list(thresholds.classes))]
+    rows = rows[: thresholds.max_det]
+    return Detections(
+        xyxy=boxes_to_source(rows[:, :4], letterbox),
+        confidence=rows[:, 4].copy(),
+        class_id=rows[:, 5].astype(np.int64),
+        names=names,
+        image_hw=letterbox.source_hw,
+    )

@@ -1,0 +1,469 @@
+"""The runtime: jobs in from any thread, each ended exactly once; workers, and the threads that feed them.
+
+    caller or reader ──put──> decode threads ──┐ letterbox into a place  ┌── worker 0 (process or thread)
+    caller ───────────fill─────────────────────┴──> slots of a ring  ────┼── worker 1
+                                                                         └── ...
+    on_end of each job <── supervisor's thread: rows out of the slot, slot free again, Detections
+
+Enters: jobs. Leaves: jobs that have ended. Knows no sources, no streams and no files to write.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from trt_yolo.errors import BackendError, ClosedError, TrtYoloError, WorkerError
+from trt_yolo.manifest import Manifest
+from trt_yolo.runtime.batching import Batch, Batcher, Lane
+from trt_yolo.runtime.inline import WorkerThread
+from trt_yolo.runtime.jobs import Death, Job, Rows, StageTimes, detections_from_rows, valid_rows
+from trt_yolo.runtime.process import Worker, WorkerProcess
+from trt_yolo.runtime.ring import Answer, RingError, State
+from trt_yolo.runtime.stats import SourceStats, Stats, WorkerStats
+from trt_yolo.runtime.supervision import Patience, Supervisor
+from trt_yolo.runtime.worker import BackendSpec, WorkerSpec
+from trt_yolo.vision.letterbox import fit_letterbox, letterbox_into
+
+_STAGES = ("decode", "letterbox", "queue", "infer", "post")
+_CHECK_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolOptions:
+    """How a runtime is laid out.
+
+    Attributes:
+        workers: Worker processes; 0: one worker in a thread of this process.
+        threads: CPU threads of one inference; None divides the cores among the workers.
+        decode_threads: Threads that decode and letterbox; None chooses by the number of cores.
+        slots: Slots of a worker's ring, at least 2: one that runs, one that is filled.
+        max_delay_ms: How long a batch that is not full waits for more, in milliseconds.
+        timeout_s: A worker that answers nothing for so long while it has work is replaced, in seconds.
+        start_timeout_s: A worker must be ready after so long, in seconds.
+        max_restarts: More replacements than that within a minute close the pool.
+    """
+
+    workers: int = 0
+    threads: int | None = None
+    decode_threads: int | None = None
+    slots: int = 4
+    max_delay_ms: float = 0.0
+    timeout_s: float = 60.0
+    start_timeout_s: float = 120.0
+    max_restarts: int = 60
+
+
+@dataclass(eq=False, slots=True)
+class _Totals:
+    """What a lane has done."""
+
+    frames: int = 0
+    batches: int = 0
+    queue_ms: float = 0.0
+    infer_ms: float = 0.0
+
+
+@dataclass(eq=False)
+class _Counts:
+    """What the pool has done; written by one thread, the supervisor's, but for `errors`."""
+
+    frames: int = 0
+    errors: int = 0
+    stages_ms: list[float] = field(default_factory=lambda: [0.0] * len(_STAGES))
+
+
+class Pool:
+    """Workers and what feeds them. Made by `trt_yolo.load`, driven by `Model`.
+
+    Args:
+        backend: What the workers run.
+        options: How many of them, and how.
+
+    Raises:
+        TrtYoloError: The worker's own error, where it cannot start.
+    """
+
+    def __init__(self, backend: BackendSpec, options: PoolOptions) -> None:
+        self.options = options
+        self._pid = os.getpid()
+        self._backend = backend
+        self._shares = share_cores(available_cores(), max(1, options.workers), options.threads)
+        self._born_s = time.monotonic()
+        self._jobs: set[Job] = set()
+        self._idle = threading.Event()
+        self._closing: Exception | None = None
+        self._feed: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._feed_lock = threading.Lock()
+        self._decoders: list[threading.Thread] = []
+        self._counts = _Counts()
+        self._totals = [_Totals() for _ in range(max(1, options.workers))]
+        self.sources: dict[str, SourceStats] = {}
+        self.dropped = 0
+        self._batcher = Batcher(
+            max_delay_s=options.max_delay_ms / 1e3, on_lost=self._lost, on_waiting=lambda: self._supervisor.hurry()
+        )
+        self._supervisor = Supervisor(
+            self._worker,
+            max(1, options.workers),
+            batcher=self._batcher,
+            patience=Patience(
+                timeout_s=options.timeout_s,
+                start_timeout_s=options.start_timeout_s,
+                max_restarts=options.max_restarts,
+            ),
+            on_answer=self._collect,
+            on_orphans=self._adopt,
+            on_end=self._ended,
+        )
+        _POOLS.add(self)
+        self._supervisor.start()
+        self._await_start()
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the workers have loaded."""
+        manifest = self._supervisor.manifest
+        assert manifest is not None
+        return manifest
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of one inference, of the first worker."""
+        return self._shares[0][1]
+
+    @property
+    def capacity(self) -> int:
+        """Frames that fit into all slots of all workers."""
+        return len(self._supervisor.posts) * self.options.slots * self.manifest.batch.maximum
+
+    @property
+    def is_own_thread(self) -> bool:
+        """Whether the caller runs in the pool's own thread, as a future's callback does."""
+        return self._supervisor.is_this_thread()
+
+    def put(self, jobs: Sequence[Job]) -> None:
+        """Jobs for the decode threads, one after another; does not wait. Bounding them is the caller's work.
+
+        Raises:
+            ClosedError: The pool is closed.
+            WorkerError: This process was forked from the one that made the pool.
+        """
+        self._check()
+        self._start_decoders()
+        with self._feed_lock:  # a group in one piece: or decode threads could wait for each other's places
+            for job in jobs:
+                self._jobs.add(job)
+                self._feed.put(job)
+
+    def fill(self, job: Job) -> None:
+        """One job, decoded and letterboxed in the caller's thread, which waits for a place.
+
+        Raises:
+            ClosedError: The pool is closed.
+            WorkerError: This process was forked from the one that made the pool.
+        """
+        self._check()
+        self._jobs.add(job)
+        self._place(job)
+
+    def stats(self) -> Stats:
+        """What has been done so far."""
+        counts, seconds = self._counts, time.monotonic() - self._born_s
+        frames = max(1, counts.frames)
+        return Stats(
+            seconds=seconds,
+            frames=counts.frames,
+            errors=counts.errors,
+            dropped=self.dropped,
+            waiting=len(self._jobs),
+            stages_ms=StageTimes(**{n: ms / frames for n, ms in zip(_STAGES, counts.stages_ms, strict=True)}),
+            shared_memory_bytes=sum(lane.ring.shape.total_bytes for lane in self._batcher.lanes() if lane.ring),
+            workers=tuple(self._worker_stats(seconds)),
+            sources=dict(self.sources),
+        )
+
+    def close(self, *, drain: bool = True) -> None:
+        """Ends the workers and gives everything back; calling twice is fine.
+
+        Args:
+            drain: First let the jobs end that are under way; else they end with ClosedError.
+        """
+        if os.getpid() != self._pid:
+            return  # a forked child: nothing here is its own
+        if drain and self._closing is None and not self.is_own_thread:
+            self._drain()
+        self._supervisor.stop()
+        self._supervisor.join()
+
+    def abandon(self) -> None:
+        """Starts the end without waiting for it. Takes no lock: for destructors."""
+        if os.getpid() == self._pid:
+            self._supervisor.stop()
+
+    def forget(self) -> None:
+        """In a forked child: closes what it has inherited."""
+        self._supervisor.forget()
+
+    def _await_start(self) -> None:
+        try:
+            while not self._supervisor.started.wait(_CHECK_S):
+                pass
+        except BaseException:
+            self.abandon()
+            raise
+        if self._closing is not None:
+            self._supervisor.join()
+            raise self._closing
+
+    def _worker(self, number: int) -> Worker:
+        cores, threads = self._shares[number]
+        spec = WorkerSpec(backend=self._backend, threads=threads, cores=cores)
+        if self.options.workers == 0:
+            return WorkerThread(spec, slots=self.options.slots)
+        return WorkerProcess(spec, slots=self.options.slots)
+
+    def _check(self) -> None:
+        if os.getpid() != self._pid:
+            raise WorkerError(
+                f"this model was loaded in process {self._pid} and process {os.getpid()} was forked from it; "
+                "load it after the fork (gunicorn: in post_fork, or without preload_app)"
+            )
+        if self._closing is not None:
+            raise _again_as_new(self._closing)
+
+    def _start_decoders(self) -> None:
+        if self._decoders:
+            return
+        with self._feed_lock:
+            count = self.options.decode_threads or default_decode_threads(len(available_cores()))
+            while len(self._decoders) < count:
+                name = f"trt-yolo-decode-{len(self._decoders)}"
+                thread = threading.Thread(target=self._decode, name=name, daemon=True)
+                self._decoders.append(thread)
+                thread.start()
+
+    def _decode(self) -> None:
+        while (job := self._feed.get()) is not None:
+            self._place(job)
+            del job
+
+    def _place(self, job: Job) -> None:
+        """Brings a job into a slot, or ends it with the error that came up."""
+        try:
+            image = job.load() if job.frame is None else job.frame
+            place = self._batcher.reserve(job)
+        except Exception as error:  # noqa: BLE001  whatever it is, it is this job's end
+            self._batcher.forgo(job)
+            self._fail(job, error)
+            return
+        try:
+            start = time.perf_counter()
+            if job.frame is None:
+                job.letterbox = fit_letterbox(image.shape[:2], self.manifest.imgsz_hw)
+                letterbox_into(image, place.frame, job.letterbox)
+                job.letterbox_ms = (time.perf_counter() - start) * 1e3
+            else:
+                place.frame[:] = job.frame
+        except BaseException as error:
+            self._batcher.abandon(place)
+            self._fail(job, error if isinstance(error, Exception) else ClosedError("interrupted"))
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self._batcher.commit(place)
+
+    def _collect(self, lane: Lane) -> None:
+        """Takes every answer of a lane out of its slot, frees the slot, and ends the jobs."""
+        for batch in list(lane.in_flight.values()):
+            assert batch.task is not None
+            answer = batch.slot.answer(batch.task)
+            if answer is None:
+                continue
+            taken_s = time.perf_counter()
+            if answer.error is None:
+                rows = [valid_rows(batch.slot.rows[index]) for index in range(len(batch.jobs))]
+                self._batcher.release(batch)
+                self._succeed(batch, answer, rows, taken_s)
+            else:
+                again = self._saved(batch) if len(batch.jobs) > 1 else None
+                self._batcher.release(batch)
+                self._refuse(batch, answer.error, again)
+
+    def _succeed(self, batch: Batch, answer: Answer, rows: Sequence[Rows], taken_s: float) -> None:
+        assert batch.task is not None
+        queue_ms = (answer.started_ns - batch.task.ready_ns) / 1e6
+        infer_ms = (answer.finished_ns - answer.started_ns) / 1e6
+        totals = self._totals[batch.lane.number]
+        totals.batches += 1
+        totals.queue_ms += queue_ms
+        totals.infer_ms += infer_ms
+        for job, image_rows in zip(batch.jobs, rows, strict=True):
+            if job is None or job.letterbox is None:
+                continue
+            found = detections_from_rows(image_rows, job.letterbox, job.thresholds, self.manifest.names)
+            now_s = time.perf_counter()
+            stages = (job.decode_ms, job.letterbox_ms, queue_ms, infer_ms, (now_s - taken_s) * 1e3)
+            taken_s = now_s
+            totals.frames += 1
+            self._counts.frames += 1
+            for index, stage_ms in enumerate(stages):
+                self._counts.stages_ms[index] += stage_ms
+            self._jobs.discard(job)
+            job.succeed(found, StageTimes(**dict(zip(_STAGES, stages, strict=True))))
+            self._note_idle()
+
+    def _refuse(self, batch: Batch, error: str, again: Sequence[Job] | None) -> None:
+        """The backend failed: a frame alone gets the error; frames together are tried one by one."""
+        for job in again or []:
+            job.alone = True
+            self._again(job)
+        for job in batch.jobs if again is None else []:
+            if job is not None:
+                self._fail(job, BackendError(f"{error} (at {job.name})"))
+
+    def _saved(self, batch: Batch) -> list[Job]:
+        """The jobs of a batch, their frames copied out of its slot."""
+        jobs = [(index, job) for index, job in enumerate(batch.jobs) if job is not None]
+        for index, job in jobs:
+            job.frame = np.array(batch.slot.frames[index])
+        return [job for _, job in jobs]
+
+    def _adopt(self, batches: Sequence[Batch], death: Death) -> None:
+        """A worker ended: what it was running may be why; what waited is innocent. All of it runs again."""
+        for batch in batches:
+            was_running = _was_running(batch)
+            for job in self._saved(batch):
+                error = job.blame(death) if was_running else None
+                if error is not None:
+                    self._fail(job, error)
+                else:
+                    self._again(job)
+
+    def _lost(self, batch: Batch) -> None:
+        """A worker ended while its slot was being filled."""
+        for job in self._saved(batch):
+            self._again(job)
+
+    def _again(self, job: Job) -> None:
+        self._batcher.forgo(job)
+        job.group = None
+        self._start_decoders()
+        self._feed.put(job)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        self._counts.errors += not job.ended
+        self._jobs.discard(job)
+        job.fail(error)
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if not self._jobs:
+            self._idle.set()
+
+    def _drain(self) -> None:
+        self._closing = self._closing or _closed()
+        while self._jobs and not self._supervisor.is_over:
+            self._idle.clear()
+            if self._jobs:
+                self._idle.wait(_CHECK_S)
+
+    def _ended(self, reason: Exception | None) -> None:
+        """All is over: whoever waits gets the reason."""
+        self._closing = reason or self._closing or _closed()
+        self._batcher.close(_again_as_new(self._closing))
+        for job in list(self._jobs):
+            self._fail(job, _again_as_new(self._closing))
+        for _ in self._decoders:
+            self._feed.put(None)
+        _POOLS.discard(self)
+
+    def _worker_stats(self, seconds: float) -> Iterator[WorkerStats]:
+        for post, totals in zip(self._supervisor.posts, self._totals, strict=True):
+            worker, batches = post.worker, max(1, totals.batches)
+            yield WorkerStats(
+                worker=post.lane.number,
+                pid=worker.pid if worker is not None else 0,
+                is_ready=worker is not None and worker.is_ready,
+                frames=totals.frames,
+                batches=totals.batches,
+                busy=min(1.0, totals.infer_ms / 1e3 / seconds),
+                queue=len(post.lane.in_flight),
+                restarts=post.restarts,
+                queue_ms=totals.queue_ms / batches,
+                infer_ms=totals.infer_ms / batches,
+            )
+
+
+def available_cores() -> list[int]:
+    """The CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def share_cores(
+    cores: Sequence[int], workers: int, threads: int | None
+) -> list[tuple[list[int] | None, int]]:
+    """Each worker's cores (None: all of them) and threads: equal shares, in one piece each.
+
+    Args:
+        cores: What there is to share.
+        workers: Among how many.
+        threads: CPU threads of one inference; None takes one for each core of the share.
+    """
+    bounds = [len(cores) * number // workers for number in range(workers + 1)]
+    pieces = [list(cores[low:high]) for low, high in zip(bounds, bounds[1:], strict=False)]
+    is_enough = all(len(piece) >= (threads or 1) for piece in pieces) and workers > 1
+    return [(piece if is_enough else None, threads or max(1, len(piece))) for piece in pieces]
+
+
+def default_decode_threads(cores: int) -> int:
+    """How many threads decode and letterbox where nobody says: half of the cores, from 2 to 8."""
+    return min(8, max(2, cores // 2))
+
+
+def _was_running(batch: Batch) -> bool:
+    try:
+        return batch.slot.state == State.RUNNING
+    except RingError:
+        return True
+
+
+def _again_as_new(error: Exception) -> TrtYoloError:
+    """The same error as a new object: each thread that raises it writes its own traceback."""
+    if isinstance(error, TrtYoloError):
+        return type(error)(str(error))
+    return WorkerError(f"the runtime ended: {error!r}")
+
+
+def _closed() -> ClosedError:
+    return ClosedError("the model is closed; load it again")
+
+
+_POOLS: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for pool in list(_POOLS):
+        with contextlib.suppress(Exception):
+            pool.close(drain=False)
+
+
+def _forget_all() -> None:
+    for pool in list(_POOLS):
+        pool.forget()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,148 @@
+"""What a runtime has done so far: numbers for people, for JSON and for Prometheus."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trt_yolo.errors import MissingDependencyError
+from trt_yolo.runtime.jobs import StageTimes
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerStats:
+    """What one worker has done, over all the processes that served as it.
+
+    Attributes:
+        worker: Its number, from 0.
+        pid: Of its process now; the program's own with `workers=0`; 0 while it is being replaced.
+        is_ready: Whether it takes frames now.
+        frames: Answered.
+        batches: Answered.
+        busy: Share of the time since the start that it spent in the backend, 0 to 1.
+        queue: Batches that it has now, the running one included.
+        restarts: How often it was replaced.
+        queue_ms: What a batch waited for it, mean, in milliseconds.
+        infer_ms: What a batch took in the backend, mean, in milliseconds.
+    """
+
+    worker: int
+    pid: int
+    is_ready: bool
+    frames: int
+    batches: int
+    busy: float
+    queue: int
+    restarts: int
+    queue_ms: float
+    infer_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceStats:
+    """What came of a stream.
+
+    Attributes:
+        frames: Read from it.
+        dropped: Of those, thrown away because the runtime could not keep up.
+    """
+
+    frames: int
+    dropped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stats:
+    """What a runtime has done since it was loaded.
+
+    Attributes:
+        seconds: Since then.
+        frames: Answered with detections.
+        errors: Answered with an error.
+        dropped: Thrown away by streams that may.
+        waiting: Frames that are under way now.
+        stages_ms: What an image took in each stage, mean, in milliseconds.
+        shared_memory_bytes: Of all rings: slots x (batch x frame + rows + header), for each worker.
+        workers: Each worker.
+        sources: Each stream that was given a name, by that name.
+    """
+
+    seconds: float
+    frames: int
+    errors: int
+    dropped: int
+    waiting: int
+    stages_ms: StageTimes
+    shared_memory_bytes: int
+    workers: tuple[WorkerStats, ...]
+    sources: Mapping[str, SourceStats]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dataclasses.asdict(self)
+
+    def prometheus(self) -> str:
+        """The same in Prometheus' text format, for a `/metrics` page.
+
+        Raises:
+            MissingDependencyError: prometheus-client is not installed.
+        """
+        try:
+            from prometheus_client import CollectorRegistry, generate_latest
+        except ImportError as error:
+            raise MissingDependencyError(
+                "Prometheus text needs the package prometheus-client: pip install 'trt-yolo[metrics]'"
+            ) from error
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Collector(self))
+        return generate_latest(registry).decode()
+
+
+class _Collector:
+    """Hands a `Stats` to prometheus-client."""
+
+    def __init__(self, stats: Stats) -> None:
+        self._stats = stats
+
+    def describe(self) -> list[Any]:
+        """Nothing beforehand: what is there is said by `collect`."""
+        return []
+
+    def collect(self) -> Iterator[Any]:
+        """Each family with its samples."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        stats = self._stats
+        kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
+        for kind, name, text, value in (
+            ("counter", "frames", "Frames answered with detections.", stats.frames),
+            ("counter", "errors", "Frames answered with an error.", stats.errors),
+            ("counter", "dropped", "Frames thrown away.", stats.dropped),
+            ("gauge", "waiting", "Frames under way.", stats.waiting),
+            ("gauge", "shared_memory_bytes", "Shared memory of all rings.", stats.shared_memory_bytes),
+        ):
+            yield kinds[kind](f"trt_yolo_{name}", text, value=value)
+        stages = GaugeMetricFamily("trt_yolo_stage_ms", "Mean time of an image.", labels=["stage"])
+        for stage, mean_ms in dataclasses.asdict(stats.stages_ms).items():
+            stages.add_metric([stage], mean_ms)
+        yield stages
+        for kind, name, text in (
+            ("counter", "frames", "Frames answered by a worker."),
+            ("counter", "batches", "Batches answered by a worker."),
+            ("counter", "restarts", "How often a worker was replaced."),
+            ("gauge", "busy", "Share of its time in the backend."),
+            ("gauge", "queue", "Batches that a worker has."),
+            ("gauge", "queue_ms", "Mean wait of a batch."),
+            ("gauge", "infer_ms", "Mean time of a batch in the backend."),
+        ):
+            family = kinds[kind](f"trt_yolo_worker_{name}", text, labels=["worker"])
+            for worker in stats.workers:
+                family.add_metric([str(worker.worker)], getattr(worker, name))
+            yield family
+        for name, text in (("frames", "Frames read."), ("dropped", "Frames thrown away.")):
+            family = CounterMetricFamily(f"trt_yolo_source_{name}", text, labels=["source"])
+            for source, counts in stats.sources.items():
+                family.add_metric([source], getattr(counts, name))
+            yield family

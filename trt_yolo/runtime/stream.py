@@ -1,0 +1,350 @@
+"""A source of images on its way through the pool: read ahead, bounded, in order, or the freshest only.
+
+Enters: anything that yields images, read in a thread of its own. Leaves: one `Result` a frame, to the consumer,
+in whose pace frames are let in. Knows no workers and no slots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import queue
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from trt_yolo.detections import Detections
+from trt_yolo.errors import InputError
+from trt_yolo.runtime.jobs import Image, Job, StageTimes, Thresholds, source_of
+from trt_yolo.runtime.pool import Pool
+from trt_yolo.runtime.stats import SourceStats
+
+Policy = Literal["block", "drop-oldest", "drop-newest"]
+
+_CHECK_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Result:
+    """What came of one frame of a stream.
+
+    Attributes:
+        index: Its place in the source, from 0; frames that were dropped leave gaps.
+        path: Its file, if it came from one.
+        error: Why there are no detections; None if there are.
+        times: What each stage took; None with an error.
+        image: (H, W, 3) uint8 BGR, with `keep_images=True`; else None.
+    """
+
+    index: int
+    path: Path | None = None
+    error: Exception | None = None
+    times: StageTimes | None = None
+    image: Image | None = None
+    _detections: Detections | None = field(default=None, repr=False)
+
+    @property
+    def detections(self) -> Detections:
+        """What was found.
+
+        Raises:
+            TrtYoloError: The frame's own error, if it has one.
+        """
+        if self.error is not None:
+            raise self.error
+        assert self._detections is not None
+        return self._detections
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamOptions:
+    """How a stream behaves.
+
+    Attributes:
+        ordered: Results in the source's order; else each as soon as it is there.
+        policy: What happens to a frame for which there is no room: `block` makes the source wait, `drop-oldest`
+            throws away the frame that has waited longest, `drop-newest` the one that just came.
+        in_flight: Frames under way at once, read but not yet taken by the consumer; None chooses.
+        name: Under which it appears in `stats().sources`.
+        keep_images: Whether results hold the source's pixels.
+
+    Raises:
+        InputError: A policy that there is not, or no room at all.
+    """
+
+    ordered: bool = True
+    policy: Policy = "block"
+    in_flight: int | None = None
+    name: str | None = None
+    keep_images: bool = False
+
+    def __post_init__(self) -> None:
+        if self.policy not in get_args(Policy):
+            raise InputError(f"no policy {self.policy!r}; give {', '.join(get_args(Policy))}")
+        if self.in_flight is not None and self.in_flight < 1:
+            raise InputError(f"in_flight is {self.in_flight}; give a number of frames, at least 1")
+
+
+class Stream:
+    """Frames between a source and its consumer.
+
+    The reader calls `offer` for each frame and `end` at last; the consumer calls `take`. Both may be the same
+    thread, or an event loop.
+
+    Args:
+        pool: What runs them.
+        thresholds: Which detections to return.
+        options: How it behaves.
+    """
+
+    def __init__(self, pool: Pool, thresholds: Thresholds, options: StreamOptions) -> None:
+        self._pool = pool
+        self._thresholds = thresholds
+        self._options = options
+        batch = pool.manifest.batch.maximum
+        in_live = max(1, pool.options.workers) * 2 * batch  # each worker: one batch runs, one is ready
+        in_file = pool.capacity + batch
+        self._most = options.in_flight or (in_file if options.policy == "block" else in_live)
+        self._backlog = batch
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._waiting: collections.deque[Job] = collections.deque()
+        self._answered: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._early: dict[int, Job] = {}
+        self._sent = self._taken = self._read = self._dropped = 0
+        self._ended = self._stopped = False
+        self._error: BaseException | None = None
+        self.on_news: Callable[[], None] = _nothing
+
+    def offer(self, item: object, *, wait: bool = True) -> bool:
+        """Lets a frame in, or does with it what the policy says.
+
+        Args:
+            item: (H, W, 3) uint8 BGR, or the path of an image file.
+            wait: Whether to wait for room where the policy is `block`.
+
+        Returns:
+            Whether the stream goes on and the frame was dealt with; False only without `wait`, or at its end.
+        """
+        with self._lock:
+            while len(self._waiting) >= self._backlog and not self._stopped:
+                if self._options.policy == "drop-newest":
+                    self._read += 1
+                    self._drop()
+                    return True
+                if self._options.policy == "drop-oldest":
+                    self._waiting.popleft()
+                    self._drop()
+                elif not wait:
+                    return False
+                else:
+                    self._room.wait(_CHECK_S)
+            if self._stopped:
+                return False
+            self._waiting.append(self._job(item))
+            self._read += 1
+            self._pump()
+        return True
+
+    def end(self, error: BaseException | None = None) -> None:
+        """The source has ended, or failed: then its error comes after the last result."""
+        with self._lock:
+            self._ended, self._error = True, error
+        self._answered.put(None)
+        self.on_news()
+
+    def stop(self) -> None:
+        """The consumer wants no more: the reader is let go, and what is under way is forgotten."""
+        with self._lock:
+            self._stopped = self._ended = True
+            self._waiting.clear()
+            self._room.notify_all()
+        self._note()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the consumer wants no more."""
+        return self._stopped
+
+    def take(self, *, wait: bool = True) -> Result | None:
+        """The next result; None at the end of the stream, or, without `wait`, if there is none yet.
+
+        Raises:
+            ClosedError: The model was closed meanwhile.
+            BaseException: What the source raised, after its last frame.
+        """
+        while True:
+            job = self._early.pop(self._taken, None)
+            if job is not None:
+                return self._result(job)
+            if self.is_exhausted:
+                if self._error is not None:
+                    raise self._error
+                return None
+            try:
+                job = self._answered.get(wait, _CHECK_S if wait else None)
+            except queue.Empty:
+                if not wait:
+                    return None
+                continue
+            if job is not None:
+                self._early[job.order if self._options.ordered else self._taken] = job
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether every frame was taken and none will come."""
+        with self._lock:
+            return self._ended and not self._waiting and self._taken == self._sent
+
+    def _result(self, job: Job) -> Result:
+        with self._lock:
+            self._taken += 1
+            self._pump()
+        return Result(
+            index=job.index,
+            path=job.source if isinstance(job.source, Path) else None,
+            error=job.error,
+            times=job.times,
+            image=job.image,
+            _detections=job.detections,
+        )
+
+    def _job(self, item: object) -> Job:
+        index, error = self._read, None
+        try:
+            source = source_of(item)
+        except InputError as wrong:
+            source, error = Path(), wrong
+        return Job(
+            source=source,
+            name=str(source) if isinstance(source, Path) else f"frame {index}",
+            thresholds=self._thresholds,
+            on_end=self._on_end,
+            index=index,
+            keep_image=self._options.keep_images,
+            error=error,
+        )
+
+    def _pump(self) -> None:
+        """Sends what may be under way; the lock is held."""
+        ready = []
+        while self._waiting and self._sent - self._taken < self._most:
+            job = self._waiting.popleft()
+            job.order = self._sent
+            self._sent += 1
+            if job.error is None:
+                ready.append(job)
+            else:
+                job.source = _NOTHING
+                self._answered.put(job)
+        if ready:
+            self._room.notify()
+            try:
+                self._pool.put(ready)
+            except Exception as error:  # noqa: BLE001  closed: the consumer hears it
+                self._waiting.clear()
+                self._ended, self._error = True, self._error or error
+                for job in ready:
+                    job.fail(error)
+            self._note()
+
+    def _on_end(self, job: Job) -> None:
+        self._answered.put(job)
+        self.on_news()
+
+    def _drop(self) -> None:
+        self._dropped += 1
+        self._pool.dropped += 1
+        self._note()
+
+    def _note(self) -> None:
+        if self._options.name is not None:
+            self._pool.sources[self._options.name] = SourceStats(frames=self._read, dropped=self._dropped)
+
+
+_NOTHING = np.zeros((0, 0, 3), np.uint8)
+
+
+def results(stream: Stream, source: Iterable[object]) -> Iterator[Result]:
+    """The results of a source that a thread of its own reads from now on. Closing it stops the stream."""
+    reader = threading.Thread(target=_read, args=(stream, source), name="trt-yolo-reader", daemon=True)
+    reader.start()
+    try:
+        while (result := stream.take()) is not None:
+            yield result
+    finally:
+        stream.stop()
+
+
+async def async_results(
+    stream: Stream, source: Iterable[object] | AsyncIterable[object]
+) -> AsyncIterator[Result]:
+    """The same in an event loop, which is never held up; an asynchronous source is read in the loop."""
+    loop, news, room = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+
+    def tell() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(news.set)
+
+    stream.on_news = tell
+    task: asyncio.Task[None] | None = None
+    if isinstance(source, AsyncIterable):
+        task = asyncio.create_task(_read_async(stream, source, room))
+    else:
+        threading.Thread(target=_read, args=(stream, source), name="trt-yolo-reader", daemon=True).start()
+    try:
+        while True:
+            news.clear()
+            while (result := stream.take(wait=False)) is not None:
+                room.set()
+                yield result
+            if stream.is_exhausted:
+                return
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(news.wait(), _CHECK_S)
+    finally:
+        stream.stop()
+        if task is not None:
+            task.cancel()
+
+
+def _read(stream: Stream, source: Iterable[object]) -> None:
+    error: BaseException | None = None
+    iterator: Any = None
+    try:
+        iterator = iter(source)
+        for item in iterator:
+            if not stream.offer(item):
+                break
+            del item
+    except BaseException as wrong:  # noqa: BLE001  the consumer raises it
+        error = wrong
+    finally:
+        with contextlib.suppress(Exception):
+            getattr(iterator, "close", _nothing)()
+        stream.end(error)
+
+
+async def _read_async(stream: Stream, source: AsyncIterable[object], room: asyncio.Event) -> None:
+    error: BaseException | None = None
+    try:
+        async for item in source:
+            room.clear()
+            while not stream.offer(item, wait=False):
+                if stream.is_stopped:
+                    return
+                await room.wait()
+                room.clear()
+    except Exception as wrong:  # noqa: BLE001  the consumer raises it
+        error = wrong
+    finally:
+        stream.end(error)
+
+
+def _nothing() -> None:
+    pass

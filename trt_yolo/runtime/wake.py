@@ -1,0 +1,71 @@
+"""Wakes the other side: a counter in the kernel that one side raises and the other waits for.
+
+An eventfd where there is one (Linux), a pipe elsewhere; both carry words of 8 bytes and can be polled beside
+sockets. Knows no slots and no processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+
+_WORD = struct.Struct("=Q")
+_ONE = _WORD.pack(1)
+_READ_BYTES = 4096
+
+
+class Wake:
+    """A counter. `signal` adds one, `wait` returns the sum since the last `wait` and starts at 0 again.
+
+    What was written to memory before `signal` is seen by whoever `wait` woke: both are system calls.
+
+    Args:
+        read_fd: Where the counter is read; -1 on the side that only signals.
+        write_fd: Where it is raised, the same as `read_fd` for an eventfd; -1 on the side that only waits.
+    """
+
+    def __init__(self, read_fd: int, write_fd: int) -> None:
+        self.read_fd = read_fd
+        self.write_fd = write_fd
+
+    @classmethod
+    def create(cls, *, blocking: bool) -> Wake:
+        """A new counter, at 0.
+
+        Args:
+            blocking: Whether `wait` sleeps until there is something; else it returns 0 at once.
+
+        Raises:
+            OSError: No file descriptor is left.
+        """
+        if hasattr(os, "eventfd"):
+            fd = os.eventfd(0, os.EFD_CLOEXEC | (0 if blocking else os.EFD_NONBLOCK))
+            return cls(fd, fd)
+        read_fd, write_fd = os.pipe()
+        os.set_blocking(read_fd, blocking)
+        os.set_blocking(write_fd, False)
+        return cls(read_fd, write_fd)
+
+    def signal(self) -> None:
+        """Adds one and wakes who waits."""
+        with contextlib.suppress(BlockingIOError):  # a full pipe wakes as well
+            os.write(self.write_fd, _ONE)
+
+    def wait(self) -> int:
+        """How often it was signalled since the last time; sleeps before the first signal if blocking."""
+        try:
+            words = os.read(self.read_fd, _READ_BYTES)
+        except BlockingIOError:
+            return 0
+        return sum(word for (word,) in _WORD.iter_unpack(words))
+
+    def fileno(self) -> int:
+        """What to poll."""
+        return self.read_fd
+
+    def close(self) -> None:
+        """Closes its descriptors; calling twice is fine."""
+        for fd in {self.read_fd, self.write_fd} - {-1}:
+            os.close(fd)
+        self.read_fd = self.write_fd = -1

@@ -1,0 +1,177 @@
+"""What a worker does: load a backend, say so, run slots in place until told to stop.
+
+`serve` is a worker process's whole life; `run_slots` is its work, which `runtime/inline.py` runs in a thread.
+The conversation over the channel:
+
+    program                                   worker
+    {factory, options, cores, threads}  ──>   loads the backend
+                                        <──   {loaded: manifest}             or {error: class, text}
+    {shape} + ring, ready (2), done     ──>   attaches the ring, warms up
+                                        <──   {ready: true}                  or {error: class, text}
+    signals `ready` for every slot      ──>   runs it, signals `done`        or {error: class, text}, and leaves
+    {stop: true}                        ──>   leaves
+
+A worker whose program is gone leaves by itself. Knows no images, no letterbox geometry and no other workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from trt_yolo.backends.base import Backend
+from trt_yolo.errors import DeviceError, TrtYoloError
+from trt_yolo.runtime.channel import Channel
+from trt_yolo.runtime.ring import Ring, RingShape
+from trt_yolo.runtime.wake import Wake
+
+_log = logging.getLogger(__name__)
+_LOOK_S = 1.0
+_RING, _READY_READ, _READY_WRITE, _DONE_WRITE = range(4)  # the descriptors, as the program sends them
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendSpec:
+    """How to make a backend, in words that reach another process.
+
+    Attributes:
+        factory: `package.module:name` of a class or function that returns a `Backend`.
+        options: Its keyword arguments; values that JSON can hold.
+        takes_threads: Whether it has a keyword `threads` too, CPU threads of one inference.
+    """
+
+    factory: str
+    options: dict[str, Any] = field(default_factory=dict)
+    takes_threads: bool = False
+
+    def build(self, threads: int) -> Backend:
+        """The backend, loaded in this process, with so many CPU threads; errors are the factory's."""
+        module, _, name = self.factory.partition(":")
+        options = {**self.options, "threads": threads} if self.takes_threads else self.options
+        made: Backend = getattr(importlib.import_module(module), name)(**options)
+        return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSpec:
+    """What a worker is told at its start.
+
+    Attributes:
+        backend: What it runs.
+        threads: CPU threads of one inference.
+        cores: The CPU cores that it may use; None for those of the program.
+    """
+
+    backend: BackendSpec
+    threads: int
+    cores: list[int] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for the channel."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> WorkerSpec:
+        """What `to_dict` gave."""
+        return cls(**{**fields, "backend": BackendSpec(**fields["backend"])})
+
+
+def run_slots(backend: Backend, ring: Ring, ready: Wake, done: Wake, is_stopped: Callable[[], bool]) -> None:
+    """Runs what becomes READY, in its order, until it is stopped.
+
+    Raises:
+        RingError: The ring's memory was written to by something else.
+        DeviceError: The device is lost; the slot at hand stays RUNNING.
+    """
+    while True:
+        announced = ready.wait()
+        if is_stopped():
+            return
+        for slot in ring.ready(announced):
+            task = slot.take()
+            try:
+                backend.infer_into(slot.frames, slot.rows, count=task.count, conf=task.conf, iou=task.iou)
+            except DeviceError:
+                raise
+            except Exception as error:  # noqa: BLE001  a backend may raise anything: it is the frame's answer
+                slot.fail(_in_words(error))
+            else:
+                slot.finish()
+            done.signal()
+
+
+def warm_up(backend: Backend, ring: Ring) -> None:
+    """Runs the ring's first slot once, so that no real frame waits for what a backend does only once."""
+    slot, count = ring.slots[0], backend.manifest.batch.minimum
+    backend.infer_into(slot.frames, slot.rows, count=count, conf=0.25, iou=0.7)
+
+
+def serve(fd: int) -> None:
+    """A worker process, from start to end.
+
+    Args:
+        fd: The channel to the program that started it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the program, which stops its workers
+    channel = Channel.from_fd(fd)
+    try:
+        with contextlib.ExitStack() as stack:
+            _serve(channel, stack)
+    except (BrokenPipeError, ConnectionResetError):
+        os._exit(0)  # the program is gone
+    except Exception as error:  # noqa: BLE001  whatever it is, the program should hear it
+        with contextlib.suppress(OSError):
+            channel.send({"error": type(error).__name__, "text": _in_words(error)})
+        if not isinstance(error, TrtYoloError):
+            _log.exception("worker %d ended", os.getpid())
+        sys.stderr.flush()
+        os._exit(1)
+    os._exit(0)  # no destructors: threads of native libraries may be at work
+
+
+def _serve(channel: Channel, stack: contextlib.ExitStack) -> None:
+    received = channel.receive()
+    if received is None:
+        return
+    spec = WorkerSpec.from_dict(received[0])
+    if spec.cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, spec.cores)
+    backend = stack.enter_context(spec.backend.build(spec.threads))
+    channel.send({"loaded": backend.manifest.to_json()})
+    received = channel.receive()
+    if received is None:
+        return
+    message, fds = received
+    ring = Ring.attach(fds[_RING], RingShape.from_dict(message["shape"]))
+    warm_up(backend, ring)
+    ready, done = Wake(fds[_READY_READ], fds[_READY_WRITE]), Wake(-1, fds[_DONE_WRITE])
+    stopped = threading.Event()
+    threading.Thread(target=_watch, args=(channel, stopped, ready), daemon=True).start()
+    channel.send({"ready": True})
+    run_slots(backend, ring, ready, done, stopped.is_set)
+
+
+def _watch(channel: Channel, stopped: threading.Event, ready: Wake) -> None:
+    """Waits for the order to stop; leaves at once when the program is gone, whatever the worker is doing."""
+    program = os.getppid()
+    while not select.select([channel], [], [], _LOOK_S)[0]:
+        if os.getppid() != program:  # the socket may live on in a child that the program forked
+            os._exit(0)
+    if channel.receive() is None:
+        os._exit(0)
+    stopped.set()
+    ready.signal()
+
+
+def _in_words(error: Exception) -> str:
+    return str(error) if isinstance(error, TrtYoloError) else f"{type(error).__name__}: {error}"
+
