@@ -6,9 +6,10 @@ once; one lock guards all of it. Knows neither processes nor how an image is dec
 
 from __future__ import annotations
 
+import collections
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ class Lane:
 
     Attributes:
         number: Which worker, from 0.
-        ring: The memory shared with it; None while there is no worker.
+        slots: The memory shared with it; none while there is no worker.
         free: Indices of its FREE slots.
         in_flight: The batches that its worker has, by slot.
         notify: Tells the worker that one more slot is READY.
@@ -39,8 +40,8 @@ class Lane:
     """
 
     number: int
-    ring: Ring | None = None
-    free: list[int] = field(default_factory=list)
+    slots: Sequence[Slot] = ()
+    free: collections.deque[int] = field(default_factory=collections.deque)
     in_flight: dict[int, Batch] = field(default_factory=dict)
     notify: Callable[[], None] = lambda: None
     at_once: int = 1
@@ -133,8 +134,8 @@ class Batcher:
     def open_lane(self, lane: Lane, ring: Ring) -> None:
         """A worker is ready: its slots may be filled."""
         with self.lock:
-            lane.ring, lane.sequence = ring, 0
-            lane.free = list(range(len(ring.slots)))
+            lane.slots, lane.sequence = ring.slots, 0
+            lane.free = collections.deque(range(len(ring.slots)))
             self._lanes.append(lane)
             self._slot_free.notify_all()
 
@@ -148,7 +149,8 @@ class Batcher:
             for batch in lost:
                 del self._filling[batch.key]
                 batch.sealed = True
-            lane.in_flight, lane.free, lane.ring = {}, [], None
+            lane.in_flight, lane.slots = {}, ()
+            lane.free.clear()
         for batch in lost:
             self._lose(batch)
         return in_flight
@@ -159,8 +161,12 @@ class Batcher:
             self._closed = self._closed or error
             self._slot_free.notify_all()
 
-    def reserve(self, job: Job) -> Place:
-        """A place for the job, as soon as there is one.
+    def reserve(self, job: Job, *, timeout_s: float | None = None) -> Place | None:
+        """A place for the job, as soon as there is one; None if there is none in time.
+
+        Args:
+            job: Whose place it will be.
+            timeout_s: How long to wait, in seconds; None: as long as it takes.
 
         Raises:
             ClosedError: Closed meanwhile; or the error that closed it.
@@ -168,17 +174,50 @@ class Batcher:
         key: Hashable = (job.thresholds.conf, job.thresholds.iou, job if job.alone else job.group)
         with self.lock:
             while True:
-                if self._closed is not None:
-                    raise type(self._closed)(str(self._closed))
+                self._refuse_if_closed()
                 batch = self._filling.get(key) or self._begin(key, job)
                 if batch is not None:
                     break
-                self._slot_free.wait(_CHECK_S)
+                waited = self._slot_free.wait(_CHECK_S if timeout_s is None else timeout_s) if timeout_s != 0 else False
+                if not waited and timeout_s is not None:
+                    return None
             index = len(batch.jobs)
             batch.jobs.append(job)
             if len(batch.jobs) == batch.capacity:
                 self._seal(batch)
         return Place(batch, index, batch.slot.frames[index])
+
+    def reserve_together(self, jobs: Sequence[Job], *, timeout_s: float) -> Batch | None:
+        """A slot for jobs that make one batch, all its places at once; None if there is none in time.
+
+        Args:
+            jobs: From 1 to the model's largest batch, of the same thresholds.
+            timeout_s: How long to wait, in seconds.
+
+        Raises:
+            ClosedError: Closed meanwhile; or the error that closed it.
+        """
+        with self.lock:
+            self._refuse_if_closed()
+            lane = self._freest()
+            if lane is None and timeout_s > 0 and self._slot_free.wait(timeout_s):
+                self._refuse_if_closed()
+                lane = self._freest()
+            if lane is None:
+                return None
+            batch = self._new(lane, jobs[0], len(jobs), together=True)
+            batch.jobs, batch.sealed = list(jobs), True
+        return batch
+
+    def commit_together(self, batch: Batch) -> None:
+        """All places of a batch are written, or given up by setting their job to None: it leaves."""
+        with self.lock:
+            batch.filled = len(batch.jobs)
+            lost = self._is_lost(batch)
+            if not lost:
+                self._send(batch)
+        if lost:
+            self._lose(batch)
 
     def commit(self, place: Place) -> None:
         """The place is written; the batch leaves if it is due."""
@@ -233,30 +272,51 @@ class Batcher:
             waiting = [b.deadline_s for b in self._filling.values() if b.lane.is_hungry and b.is_whole]
         return min(waiting, default=None)
 
+    def has_room(self) -> bool:
+        """Whether a slot is free."""
+        return self._closed is not None or any(lane.free for lane in self._lanes)
+
     def lanes(self) -> Iterator[Lane]:
         """The lanes whose workers are ready."""
         with self.lock:
             yield from list(self._lanes)
 
+    def _refuse_if_closed(self) -> None:
+        if self._closed is not None:
+            raise type(self._closed)(str(self._closed))
+
+    def _freest(self) -> Lane | None:
+        """The lane with the most free slots, of those the one that was not used for longest; None: all full."""
+        best: Lane | None = None
+        for lane in self._lanes:
+            if lane.free and (
+                best is None or (len(lane.free), -lane.used) > (len(best.free), -best.used)
+            ):
+                best = lane
+        return best
+
     def _begin(self, key: Hashable, job: Job) -> Batch | None:
-        lane = max(self._lanes, key=lambda one: (len(one.free), -one.used), default=None)
-        if lane is None or not lane.free or lane.ring is None:
+        lane = self._freest()
+        if lane is None:
             return None
-        self._uses += 1
-        lane.used = self._uses
-        slot = lane.ring.slots[lane.free.pop(0)]
-        slot.begin()
         group = None if job.alone else job.group
-        capacity = 1 if job.alone else lane.ring.shape.batch
+        capacity = 1 if job.alone else len(lane.slots[0].frames)
         capacity = min(capacity, group.size) if group is not None else capacity
-        deadline_s = time.monotonic() + self._max_delay_s
-        batch = Batch(lane, slot, key, capacity, group is not None, deadline_s)
+        batch = self._new(lane, key, capacity, together=group is not None)
         self._filling[key] = batch
         return batch
 
+    def _new(self, lane: Lane, key: Hashable, capacity: int, *, together: bool) -> Batch:
+        self._uses += 1
+        lane.used = self._uses
+        slot = lane.slots[lane.free.popleft()]
+        slot.begin()
+        return Batch(lane, slot, key, capacity, together, time.monotonic() + self._max_delay_s)
+
     def _seal(self, batch: Batch) -> None:
-        batch.sealed = True
-        self._filling.pop(batch.key, None)
+        if not batch.sealed:
+            batch.sealed = True
+            del self._filling[batch.key]
 
     def _send_if_due(self, batch: Batch) -> None:
         if batch.task is not None or not batch.is_whole:
@@ -286,7 +346,7 @@ class Batcher:
         lane.notify()
 
     def _is_lost(self, batch: Batch) -> bool:
-        return batch.lane.ring is None or batch.slot is not batch.lane.ring.slots[batch.slot.index]
+        return not batch.lane.slots or batch.slot is not batch.lane.slots[batch.slot.index]
 
     def _lose(self, batch: Batch) -> None:
         with self.lock:

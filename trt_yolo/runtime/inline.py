@@ -30,11 +30,11 @@ class WorkerThread:
         self.manifest: Manifest | None = None
         self.ring: Ring | None = None
         self.is_ready = False
-        self.done = Wake.create(blocking=False)
+        self.done = Wake.create()
         self._spec = spec
         self._slots = slots
-        self._ready = Wake.create(blocking=True)
-        self._said = Wake.create(blocking=False)
+        self._ready = Wake.create()
+        self._said = Wake.create()
         self._error: Exception | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._live, name="trt-yolo-worker", daemon=True)
@@ -46,7 +46,7 @@ class WorkerThread:
 
     def hear(self) -> None:
         """See `Worker`."""
-        self._said.wait()
+        self._said.take()
         if self._error is not None:
             raise WorkerGone(Death(f"said: {self._error}"), self._error) from self._error
         self.is_ready = self.ring is not None

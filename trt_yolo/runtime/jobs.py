@@ -6,7 +6,7 @@ Enters: an image and thresholds. Leaves: `Detections` or an error, exactly once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +57,7 @@ class Thresholds:
             raise InputError(f"max_det is {self.max_det}; give the most detections an image, at least 1")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class StageTimes:
     """What an image took in each stage, in milliseconds.
 
@@ -106,8 +106,8 @@ class Job:
 
     Attributes:
         source: (H, W, 3) uint8 BGR, or the path of an image file.
-        name: What errors call it.
         thresholds: Which detections to return.
+        name: What errors call it; empty: by its path, or its place.
         on_end: Called once, from any thread, when `detections` or `error` is there.
         order: Its place among those of its stream.
         index: Its place in its source.
@@ -119,13 +119,13 @@ class Job:
         letterbox: How the image lies in the frame.
         detections: What was found.
         error: Why there is none.
-        times: What each stage took.
+        stages_ms: What each stage took, in the order of `StageTimes`.
     """
 
     source: Image | Path
-    name: str
     thresholds: Thresholds
-    on_end: Callable[[Job], None]
+    name: str = ""
+    on_end: Callable[[Job], None] = lambda _: None
     order: int = 0
     index: int = 0
     group: Group | None = None
@@ -136,32 +136,44 @@ class Job:
     letterbox: Letterbox | None = None
     detections: Detections | None = None
     error: Exception | None = None
-    times: StageTimes | None = None
+    stages_ms: tuple[float, ...] | None = None
     decode_ms: float = 0.0
     letterbox_ms: float = 0.0
     crashes: int = 0
     losses: int = 0
     ended: bool = False
 
+    @property
+    def label(self) -> str:
+        """What errors call it."""
+        return self.name or (str(self.source) if isinstance(self.source, Path) else f"frame {self.index}")
+
     def load(self) -> Image:
-        """The source's pixels, decoded if it is a file.
+        """The source's pixels; a file is decoded once, and kept until `let_go`.
 
         Raises:
             ImageError: The file is no image.
         """
-        if isinstance(self.source, Path):
-            start = time.perf_counter()
-            image = read_image(self.source)
-            self.decode_ms = (time.perf_counter() - start) * 1e3
-        else:
-            image = self.source
-        self.image = image if self.keep_image else None
-        return image
+        if self.image is None:
+            if isinstance(self.source, Path):
+                start = time.perf_counter()
+                self.image = read_image(self.source)
+                self.decode_ms = (time.perf_counter() - start) * 1e3
+            else:
+                self.image = self.source
+        return self.image
 
-    def succeed(self, detections: Detections, times: StageTimes) -> None:
+    def let_go(self) -> None:
+        """The pixels are in a slot: drops the source's, unless they are wanted at the end."""
+        if not self.keep_image:
+            self.image = None
+            if isinstance(self.source, np.ndarray):
+                self.source = _GONE
+
+    def succeed(self, detections: Detections, stages_ms: tuple[float, ...]) -> None:
         """Ends it with what was found; does nothing if it has ended."""
         if not self.ended:
-            self.detections, self.times = detections, times
+            self.detections, self.stages_ms = detections, stages_ms
             self._end()
 
     def fail(self, error: Exception) -> None:
@@ -181,15 +193,14 @@ class Job:
         if self.crashes < _MOST_CRASHES and self.losses < _MOST_LOSSES:
             return None
         return FrameError(
-            f"{self.name} brought down {self.losses} workers, the last one {death.cause}; "
+            f"{self.label} brought down {self.losses} workers, the last one {death.cause}; "
             "it is not tried again: look at this frame, and at the model with --workers 0"
         )
 
     def _end(self) -> None:
         self.ended = True
         self.frame = None
-        if isinstance(self.source, np.ndarray) and not self.keep_image:
-            self.source = _GONE
+        self.let_go()
         self.on_end(self)
 
 
@@ -214,29 +225,57 @@ def source_of(given: object) -> Image | Path:
     return given
 
 
-def valid_rows(rows: Rows) -> Rows:
-    """A copy of the rows that hold a detection, (n, 6), from one image's (rows, 6), best first."""
-    return rows[: np.count_nonzero(rows[:, 4])].copy()
+def detections_of_batch(
+    rows: Rows, jobs: Sequence[Job | None], names: Mapping[int, str]
+) -> list[Detections | None]:
+    """The detections of each job of a batch, in pixels of its source; None where there is no job.
 
-
-def detections_from_rows(
-    rows: Rows, letterbox: Letterbox, thresholds: Thresholds, names: Mapping[int, str]
-) -> Detections:
-    """The detections of one image in pixels of its source.
+    A numpy call on a few boxes costs as much as on many: the batch is converted as one array, cut up at last.
 
     Args:
-        rows: (n, 6) float32, x1 y1 x2 y2 score class, letterboxed pixels, best first; no unused rows.
-        letterbox: How the image lies in the frame.
-        thresholds: Which of them to return.
+        rows: (N, rows, 6) float32, x1 y1 x2 y2 score class, letterboxed pixels, best first, score 0 in unused
+            rows; not kept.
+        jobs: N, of which some may be None; the others know their letterbox.
         names: Class names by class id.
     """
+    chosen = [_chosen(rows[index], job) for index, job in enumerate(jobs)]
+    letterboxes = [job.letterbox for job in jobs if job is not None]
+    flat = np.concatenate(chosen)  # (all of the batch, 6), a copy
+    if letterboxes and all(one is letterboxes[0] for one in letterboxes):
+        boxes_xyxy = boxes_to_source(flat[:, :4], _known(letterboxes[0]))
+    else:
+        boxes_xyxy = np.concatenate(
+            [
+                boxes_to_source(image_rows[:, :4], _known(job.letterbox)) if job is not None else image_rows[:, :4]
+                for image_rows, job in zip(chosen, jobs, strict=True)
+            ]
+        )
+    confidence, class_id = flat[:, 4].copy(), flat[:, 5].astype(np.int64)
+    found: list[Detections | None] = []
+    start = 0
+    for image_rows, job in zip(chosen, jobs, strict=True):
+        end = start + len(image_rows)
+        if job is None:
+            found.append(None)
+        else:
+            source_hw = _known(job.letterbox).source_hw
+            found.append(
+                Detections(boxes_xyxy[start:end], confidence[start:end], class_id[start:end], names, source_hw)
+            )
+        start = end
+    return found
+
+
+def _chosen(image_rows: Rows, job: Job | None) -> Rows:
+    """Of one image's rows those that the job wants; a view where possible."""
+    if job is None:
+        return image_rows[:0]
+    thresholds, chosen = job.thresholds, image_rows[: np.count_nonzero(image_rows[:, 4])]
     if thresholds.classes is not None:
-        rows = rows[np.isin(rows[:, 5], list(thresholds.classes))]
-    rows = rows[: thresholds.max_det]
-    return Detections(
-        xyxy=boxes_to_source(rows[:, :4], letterbox),
-        confidence=rows[:, 4].copy(),
-        class_id=rows[:, 5].astype(np.int64),
-        names=names,
-        image_hw=letterbox.source_hw,
-    )
+        chosen = chosen[np.isin(chosen[:, 5], list(thresholds.classes))]
+    return chosen[: thresholds.max_det]
+
+
+def _known(letterbox: Letterbox | None) -> Letterbox:
+    assert letterbox is not None  # whatever lies in a slot has been letterboxed
+    return letterbox

@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 
 from trt_yolo.detections import Detections
-from trt_yolo.errors import WorkerError
+from trt_yolo.errors import ClosedError, WorkerError
 from trt_yolo.manifest import Manifest
 from trt_yolo.media.images import find_images
 from trt_yolo.runtime.jobs import (
@@ -36,8 +36,6 @@ from trt_yolo.runtime.stream import Policy, Result, Stream, StreamOptions, async
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-_CHECK_S = 1.0
 
 Source = str | Path | Iterable["Image | str | Path"]
 
@@ -135,22 +133,42 @@ class Model:
         """
         thresholds = Thresholds(conf=conf, iou=iou, classes=classes, max_det=max_det)
         self._refuse_in_callback()
+        with self._pool.helper():
+            if not isinstance(source, list | tuple):
+                return _detections(self._run([_job(source, "the image", thresholds)])[0])
+            jobs = [_job(one, f"image {number}", thresholds) for number, one in enumerate(source)]
+            return [_detections(job) for job in self._run(jobs)]
+
+    def _run(self, jobs: list[Job]) -> list[Job]:
+        """The same jobs when they have ended; whole batches of them stay together."""
         ended: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        if not isinstance(source, list | tuple):
-            job = _job(source, "the image", thresholds, ended.put)
-            self._pool.fill(job)
-            return _detections(_await(ended))
-        jobs = [_job(one, f"image {n}", thresholds, ended.put) for n, one in enumerate(source)]
         size = self.manifest.batch.maximum
-        for start in range(0, len(jobs), size):
-            together = jobs[start : start + size]
-            group = Group(len(together))
-            for job in together:
-                job.group = group
-            self._pool.put(together)
-        for _ in jobs:
-            _await(ended)
-        return [_detections(job) for job in jobs]
+        on_way = 0
+        try:
+            for start in range(0, len(jobs), size):
+                together = jobs[start : start + size]
+                group = Group(len(together)) if len(together) > 1 else None
+                for job in together:
+                    job.on_end, job.group = ended.put, group
+                on_way += self._start(together)
+        except BaseException:
+            for job in jobs[on_way:]:
+                self._pool.forgo(job)
+            raise
+        waiting = len(jobs)
+        while waiting:
+            waiting -= self._pool.next_ended(ended) is not None
+        return jobs
+
+    def _start(self, jobs: list[Job]) -> int:
+        """Sends jobs on their way: files to the decode threads, arrays from here."""
+        if all(isinstance(job.source, np.ndarray) for job in jobs):
+            self._pool.fill_together(jobs, wait=True)
+        elif len(jobs) > 1:
+            self._pool.put(jobs)
+        else:
+            self._pool.fill(jobs[0], helps=True)
+        return len(jobs)
 
     def submit(
         self,
@@ -188,6 +206,7 @@ class Model:
         is_bounded = not isinstance(frame, np.ndarray) and not in_callback
 
         def end(job: Job) -> None:
+            self._pool.expect(-1)
             if is_bounded:
                 self._files.release()
             if job.error is not None:
@@ -195,19 +214,19 @@ class Model:
             else:
                 future.set_result(_detections(job))
 
-        job = _job(frame, name or f"frame {self._submitted - 1}", thresholds, end, rename=name is None)
-        if isinstance(job.source, np.ndarray) and not in_callback:
-            self._pool.fill(job)
-            return future
-        if isinstance(job.source, np.ndarray):
-            job.source = job.source.copy()
+        job = _job(frame, name or f"frame {self._submitted - 1}", thresholds, rename=name is None)
+        job.on_end = end
         if is_bounded:
             self._files.acquire()
+        self._pool.expect(1)
         try:
-            self._pool.put([job])
-        except BaseException:
-            if is_bounded:
-                self._files.release()
+            if isinstance(job.source, np.ndarray) and not in_callback:
+                self._pool.fill(job)
+            else:
+                job.source = job.source.copy() if isinstance(job.source, np.ndarray) else job.source
+                self._pool.put([job])
+        except BaseException as error:
+            job.fail(error if isinstance(error, Exception) else ClosedError("interrupted"))
             raise
         return future
 
@@ -296,20 +315,10 @@ class Model:
             )
 
 
-def _job(
-    given: object, name: str, thresholds: Thresholds, on_end: Callable[[Job], None], *, rename: bool = True
-) -> Job:
+def _job(given: object, name: str, thresholds: Thresholds, *, rename: bool = True) -> Job:
     source = source_of(given)
     named = str(source) if rename and isinstance(source, Path) else name
-    return Job(source=source, name=named, thresholds=thresholds, on_end=on_end)
-
-
-def _await(ended: queue.SimpleQueue[Job]) -> Job:
-    while True:
-        try:
-            return ended.get(timeout=_CHECK_S)
-        except queue.Empty:
-            continue
+    return Job(source=source, name=named, thresholds=thresholds)
 
 
 def _detections(job: Job) -> Detections:

@@ -17,16 +17,17 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
 from trt_yolo.errors import BackendError, ClosedError, TrtYoloError, WorkerError
 from trt_yolo.manifest import Manifest
-from trt_yolo.runtime.batching import Batch, Batcher, Lane
+from trt_yolo.runtime.batching import Batch, Batcher, Lane, Place
 from trt_yolo.runtime.inline import WorkerThread
-from trt_yolo.runtime.jobs import Death, Job, Rows, StageTimes, detections_from_rows, valid_rows
+from trt_yolo.runtime.jobs import Death, Image, Job, StageTimes, detections_of_batch
 from trt_yolo.runtime.process import Worker, WorkerProcess
 from trt_yolo.runtime.ring import Answer, RingError, State
 from trt_yolo.runtime.stats import SourceStats, Stats, WorkerStats
@@ -35,7 +36,11 @@ from trt_yolo.runtime.worker import BackendSpec, WorkerSpec
 from trt_yolo.vision.letterbox import fit_letterbox, letterbox_into
 
 _STAGES = ("decode", "letterbox", "queue", "infer", "post")
+_DECODE, _LETTERBOX, _QUEUE, _INFER, _POST = range(5)
 _CHECK_S = 1.0
+_LOOK_ROUND_S = 0.02
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +77,12 @@ class _Totals:
     queue_ms: float = 0.0
     infer_ms: float = 0.0
 
+    def add(self, frames: int, queue_ms: float, infer_ms: float) -> None:
+        self.frames += frames
+        self.batches += 1
+        self.queue_ms += queue_ms
+        self.infer_ms += infer_ms
+
 
 @dataclass(eq=False)
 class _Counts:
@@ -96,6 +107,7 @@ class Pool:
     def __init__(self, backend: BackendSpec, options: PoolOptions) -> None:
         self.options = options
         self._pid = os.getpid()
+        self._is_copy = False
         self._backend = backend
         self._shares = share_cores(available_cores(), max(1, options.workers), options.threads)
         self._born_s = time.monotonic()
@@ -165,8 +177,80 @@ class Pool:
                 self._jobs.add(job)
                 self._feed.put(job)
 
-    def fill(self, job: Job) -> None:
+    def helper(self) -> contextlib.AbstractContextManager[None]:
+        """For a thread that will `wait` for its jobs: while it is in there, nobody else need be woken for them."""
+        return self._supervisor.answers.helper()
+
+    def expect(self, count: int) -> None:
+        """So many more jobs (or fewer, below 0) are under way that no thread will `wait` for."""
+        self._supervisor.answers.expect(count)
+
+    def next_ended(self, ended: queue.SimpleQueue[T], *, or_room: bool = False) -> T | None:
+        """The next of the caller's jobs to end, from the queue that `on_end` fills; None if it should look round.
+
+        Args:
+            ended: Where it comes.
+            or_room: Whether a free slot is a reason to look round too.
+        """
+
+        def is_done() -> bool:
+            return not ended.empty() or (or_room and self._batcher.has_room())
+
+        if not is_done() and not self._supervisor.answers.wait(is_done):
+            with contextlib.suppress(queue.Empty):
+                return ended.get(timeout=_LOOK_ROUND_S if or_room else _CHECK_S)
+        with contextlib.suppress(queue.Empty):
+            return ended.get_nowait()
+        return None
+
+    def nudge(self) -> None:
+        """Something came into a queue that `next_ended` waits for, and it was no job's end."""
+        self._supervisor.answers.nudge()
+
+    def forgo(self, job: Job) -> None:
+        """A job that was meant to be in a group will not come."""
+        self._batcher.forgo(job)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a slot is free."""
+        return self._batcher.has_room()
+
+    def fill_together(self, jobs: Sequence[Job], *, wait: bool) -> bool:
+        """Arrays that make one batch, letterboxed in the caller's thread, a `helper`.
+
+        Args:
+            jobs: From 1 to the model's largest batch, of the same thresholds, their sources arrays.
+            wait: Whether to take answers until a slot is free; else False, and the jobs are as they were.
+
+        Raises:
+            ClosedError: The pool is closed.
+            WorkerError: This process was forked from the one that made the pool.
+        """
+        self._check()
+        batch = self._batcher.reserve_together(jobs, timeout_s=0)
+        while batch is None and wait:
+            taking = self._supervisor.answers.wait(self._batcher.has_room)
+            batch = self._batcher.reserve_together(jobs, timeout_s=0 if taking else _CHECK_S)
+        if batch is None:
+            return False
+        self._jobs.update(jobs)
+        try:
+            for index, job in enumerate(jobs):
+                error = self._letterbox(job, batch.slot.frames[index])
+                if error is not None:
+                    batch.jobs[index] = None
+                    self._fail(job, error)
+        finally:  # also when interrupted: what is not written yet is answered, and heard by nobody
+            self._batcher.commit_together(batch)
+        return True
+
+    def fill(self, job: Job, *, helps: bool = False) -> None:
         """One job, decoded and letterboxed in the caller's thread, which waits for a place.
+
+        Args:
+            job: What is to be done.
+            helps: Whether the caller is a `helper`, and takes answers while it waits.
 
         Raises:
             ClosedError: The pool is closed.
@@ -174,7 +258,7 @@ class Pool:
         """
         self._check()
         self._jobs.add(job)
-        self._place(job)
+        self._place(job, helps=helps)
 
     def stats(self) -> Stats:
         """What has been done so far."""
@@ -187,7 +271,11 @@ class Pool:
             dropped=self.dropped,
             waiting=len(self._jobs),
             stages_ms=StageTimes(**{n: ms / frames for n, ms in zip(_STAGES, counts.stages_ms, strict=True)}),
-            shared_memory_bytes=sum(lane.ring.shape.total_bytes for lane in self._batcher.lanes() if lane.ring),
+            shared_memory_bytes=sum(
+                post.worker.ring.shape.total_bytes
+                for post in self._supervisor.posts
+                if post.worker is not None and post.worker.ring is not None
+            ),
             workers=tuple(self._worker_stats(seconds)),
             sources=dict(self.sources),
         )
@@ -198,7 +286,7 @@ class Pool:
         Args:
             drain: First let the jobs end that are under way; else they end with ClosedError.
         """
-        if os.getpid() != self._pid:
+        if self._is_copy:
             return  # a forked child: nothing here is its own
         if drain and self._closing is None and not self.is_own_thread:
             self._drain()
@@ -207,11 +295,12 @@ class Pool:
 
     def abandon(self) -> None:
         """Starts the end without waiting for it. Takes no lock: for destructors."""
-        if os.getpid() == self._pid:
+        if not self._is_copy:
             self._supervisor.stop()
 
     def forget(self) -> None:
-        """In a forked child: closes what it has inherited."""
+        """In a forked child: closes what it has inherited; nothing here is its own."""
+        self._is_copy = True
         self._supervisor.forget()
 
     def _await_start(self) -> None:
@@ -224,6 +313,7 @@ class Pool:
         if self._closing is not None:
             self._supervisor.join()
             raise self._closing
+        self._imgsz_hw = self.manifest.imgsz_hw
 
     def _worker(self, number: int) -> Worker:
         cores, threads = self._shares[number]
@@ -233,7 +323,7 @@ class Pool:
         return WorkerProcess(spec, slots=self.options.slots)
 
     def _check(self) -> None:
-        if os.getpid() != self._pid:
+        if self._is_copy:
             raise WorkerError(
                 f"this model was loaded in process {self._pid} and process {os.getpid()} was forked from it; "
                 "load it after the fork (gunicorn: in post_fork, or without preload_app)"
@@ -257,30 +347,52 @@ class Pool:
             self._place(job)
             del job
 
-    def _place(self, job: Job) -> None:
+    def _place(self, job: Job, *, helps: bool = False) -> None:
         """Brings a job into a slot, or ends it with the error that came up."""
         try:
-            image = job.load() if job.frame is None else job.frame
-            place = self._batcher.reserve(job)
-        except Exception as error:  # noqa: BLE001  whatever it is, it is this job's end
-            self._batcher.forgo(job)
-            self._fail(job, error)
-            return
-        try:
-            start = time.perf_counter()
             if job.frame is None:
-                job.letterbox = fit_letterbox(image.shape[:2], self.manifest.imgsz_hw)
-                letterbox_into(image, place.frame, job.letterbox)
-                job.letterbox_ms = (time.perf_counter() - start) * 1e3
-            else:
-                place.frame[:] = job.frame
+                job.load()
+            place = self._batcher.reserve(job, timeout_s=0 if helps else None)
+            while place is None:
+                taking = self._supervisor.answers.wait(self._batcher.has_room)
+                place = self._batcher.reserve(job, timeout_s=0 if taking else _CHECK_S)
         except BaseException as error:
-            self._batcher.abandon(place)
-            self._fail(job, error if isinstance(error, Exception) else ClosedError("interrupted"))
+            self._batcher.forgo(job)
+            self._fail(job, _as_exception(error))
             if not isinstance(error, Exception):
                 raise
-        else:
+            return
+        self._write(job, place)
+
+    def _write(self, job: Job, place: Place) -> None:
+        """Letterboxes a job into its place."""
+        try:
+            error = self._letterbox(job, place.frame)
+        except BaseException:
+            self._batcher.abandon(place)
+            self._fail(job, ClosedError("interrupted"))
+            raise
+        if error is None:
             self._batcher.commit(place)
+        else:
+            self._batcher.abandon(place)
+            self._fail(job, error)
+
+    def _letterbox(self, job: Job, frame: Image) -> Exception | None:
+        """Writes a job's image, letterboxed, to where it belongs; what went wrong, or None."""
+        start_s = time.perf_counter()
+        try:
+            if job.frame is not None:
+                frame[:] = job.frame
+                return None
+            image = job.load()
+            job.letterbox = fit_letterbox(image.shape[:2], self._imgsz_hw)
+            letterbox_into(image, frame, job.letterbox)
+        except Exception as error:  # noqa: BLE001  whatever it is, it is this job's end
+            return error
+        job.letterbox_ms = (time.perf_counter() - start_s) * 1e3
+        job.let_go()
+        return None
 
     def _collect(self, lane: Lane) -> None:
         """Takes every answer of a lane out of its slot, frees the slot, and ends the jobs."""
@@ -289,38 +401,40 @@ class Pool:
             answer = batch.slot.answer(batch.task)
             if answer is None:
                 continue
-            taken_s = time.perf_counter()
             if answer.error is None:
-                rows = [valid_rows(batch.slot.rows[index]) for index in range(len(batch.jobs))]
-                self._batcher.release(batch)
-                self._succeed(batch, answer, rows, taken_s)
+                self._succeed(batch, answer)
             else:
                 again = self._saved(batch) if len(batch.jobs) > 1 else None
                 self._batcher.release(batch)
                 self._refuse(batch, answer.error, again)
 
-    def _succeed(self, batch: Batch, answer: Answer, rows: Sequence[Rows], taken_s: float) -> None:
+    def _succeed(self, batch: Batch, answer: Answer) -> None:
         assert batch.task is not None
+        start_s, jobs = time.perf_counter(), batch.jobs
+        found = detections_of_batch(batch.slot.rows[: len(jobs)], jobs, self.manifest.names)
+        self._batcher.release(batch)
+        post_ms = (time.perf_counter() - start_s) * 1e3 / len(jobs)
         queue_ms = (answer.started_ns - batch.task.ready_ns) / 1e6
         infer_ms = (answer.finished_ns - answer.started_ns) / 1e6
-        totals = self._totals[batch.lane.number]
-        totals.batches += 1
-        totals.queue_ms += queue_ms
-        totals.infer_ms += infer_ms
-        for job, image_rows in zip(batch.jobs, rows, strict=True):
-            if job is None or job.letterbox is None:
-                continue
-            found = detections_from_rows(image_rows, job.letterbox, job.thresholds, self.manifest.names)
-            now_s = time.perf_counter()
-            stages = (job.decode_ms, job.letterbox_ms, queue_ms, infer_ms, (now_s - taken_s) * 1e3)
-            taken_s = now_s
-            totals.frames += 1
-            self._counts.frames += 1
-            for index, stage_ms in enumerate(stages):
-                self._counts.stages_ms[index] += stage_ms
+        ended = [(job, one) for job, one in zip(jobs, found, strict=True) if job is not None and one is not None]
+        self._note(batch.lane, [job for job, _ in ended], queue_ms, infer_ms, post_ms)
+        for job, detections in ended:
             self._jobs.discard(job)
-            job.succeed(found, StageTimes(**dict(zip(_STAGES, stages, strict=True))))
-            self._note_idle()
+            job.succeed(detections, (job.decode_ms, job.letterbox_ms, queue_ms, infer_ms, post_ms))
+        self._note_progress()
+
+    def _note(
+        self, lane: Lane, jobs: Sequence[Job], queue_ms: float, infer_ms: float, post_ms: float
+    ) -> None:
+        frames, stages_ms = len(jobs), self._counts.stages_ms
+        for job in jobs:
+            stages_ms[_DECODE] += job.decode_ms
+            stages_ms[_LETTERBOX] += job.letterbox_ms
+        stages_ms[_QUEUE] += queue_ms * frames
+        stages_ms[_INFER] += infer_ms * frames
+        stages_ms[_POST] += post_ms * frames
+        self._counts.frames += frames
+        self._totals[lane.number].add(frames, queue_ms, infer_ms)
 
     def _refuse(self, batch: Batch, error: str, again: Sequence[Job] | None) -> None:
         """The backend failed: a frame alone gets the error; frames together are tried one by one."""
@@ -329,7 +443,7 @@ class Pool:
             self._again(job)
         for job in batch.jobs if again is None else []:
             if job is not None:
-                self._fail(job, BackendError(f"{error} (at {job.name})"))
+                self._fail(job, BackendError(f"{error} (at {job.label})"))
 
     def _saved(self, batch: Batch) -> list[Job]:
         """The jobs of a batch, their frames copied out of its slot."""
@@ -364,9 +478,10 @@ class Pool:
         self._counts.errors += not job.ended
         self._jobs.discard(job)
         job.fail(error)
-        self._note_idle()
+        self._note_progress()
 
-    def _note_idle(self) -> None:
+    def _note_progress(self) -> None:
+        self._supervisor.answers.nudge()
         if not self._jobs:
             self._idle.set()
 
@@ -444,6 +559,10 @@ def _again_as_new(error: Exception) -> TrtYoloError:
     if isinstance(error, TrtYoloError):
         return type(error)(str(error))
     return WorkerError(f"the runtime ended: {error!r}")
+
+
+def _as_exception(error: BaseException) -> Exception:
+    return error if isinstance(error, Exception) else ClosedError("interrupted")
 
 
 def _closed() -> ClosedError:

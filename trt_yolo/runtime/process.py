@@ -114,9 +114,9 @@ class WorkerProcess:
         self._slots = slots
         self._fate: Death | None = None
         with contextlib.ExitStack() as on_error, _clear_errors():
-            self._ready = Wake.create(blocking=True)
+            self._ready = Wake.create()
             on_error.callback(self._ready.close)
-            self.done = Wake.create(blocking=False)
+            self.done = Wake.create()
             on_error.callback(self.done.close)
             self._channel, theirs = Channel.pair()
             on_error.callback(self._channel.close)

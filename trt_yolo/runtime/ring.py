@@ -48,7 +48,6 @@ PAGE = mmap.PAGESIZE
 ROW = 6  # x1 y1 x2 y2 score class
 
 _MAGIC = b"TRTYOLO1"
-_STATE = struct.Struct("=I")
 _TASK = struct.Struct("=QIIffQ")  # sequence, payload, count, conf, iou, ready_ns
 _CHECKSUM = struct.Struct("=I")
 _TIMES = struct.Struct("=QQ")  # started_ns, finished_ns
@@ -66,6 +65,9 @@ class State(enum.IntEnum):
     RUNNING = 3
     DONE = 4
     FAILED = 5
+
+
+_STATES = tuple(State)
 
 
 class Payload(enum.IntEnum):
@@ -173,6 +175,8 @@ class Slot:
         start = PAGE + index * shape.slot_bytes
         self._memory = memory
         self._start = start
+        # one aligned store a change: struct.pack_into writes zeros first, which the other side may see
+        self._state = memoryview(memory)[start : start + 4].cast("I")
         payload_at = start + PAGE
         rows_at = payload_at + _pages(shape.payload_bytes)
         self.frames: npt.NDArray[np.uint8] = np.ndarray(
@@ -189,10 +193,10 @@ class Slot:
         Raises:
             RingError: The word is no state.
         """
-        word = _STATE.unpack_from(self._memory, self._start)[0]
+        word = self._state[0]
         try:
-            return State(word)
-        except ValueError as error:
+            return _STATES[word]
+        except IndexError as error:
             raise RingError(f"slot {self.index} has the state {word}, which there is not") from error
 
     @property
@@ -265,13 +269,13 @@ class Slot:
         """FILLING, DONE or FAILED -> FREE, by the program."""
         if self.state not in (State.FILLING, State.DONE, State.FAILED):
             raise RingError(f"slot {self.index} is {self.state.name} and cannot become FREE")
-        _STATE.pack_into(self._memory, self._start, State.FREE)
+        self._state[0] = State.FREE
 
     def _change(self, before: State, after: State) -> None:
-        word = _STATE.unpack_from(self._memory, self._start)[0]
+        word = self._state[0]
         if word != before:
             raise RingError(f"slot {self.index} has the state {word} where {before.name} is due")
-        _STATE.pack_into(self._memory, self._start, after)
+        self._state[0] = after
 
     def _note_end(self) -> None:
         _TIMES.pack_into(self._memory, self._start + _TIMES_AT, self._started_ns(), time.monotonic_ns())

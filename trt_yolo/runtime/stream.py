@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import itertools
 import queue
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,26 +28,35 @@ from trt_yolo.runtime.stats import SourceStats
 Policy = Literal["block", "drop-oldest", "drop-newest"]
 
 _CHECK_S = 1.0
+_READ_AHEAD = 8
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
-    """What came of one frame of a stream.
+    """What came of one frame of a stream."""
 
-    Attributes:
-        index: Its place in the source, from 0; frames that were dropped leave gaps.
-        path: Its file, if it came from one.
-        error: Why there are no detections; None if there are.
-        times: What each stage took; None with an error.
-        image: (H, W, 3) uint8 BGR, with `keep_images=True`; else None.
-    """
+    __slots__ = ("_job",)
 
-    index: int
-    path: Path | None = None
-    error: Exception | None = None
-    times: StageTimes | None = None
-    image: Image | None = None
-    _detections: Detections | None = field(default=None, repr=False)
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def __repr__(self) -> str:
+        outcome = self.error if self.error is not None else f"{len(self.detections)} detections"
+        return f"<Result {self.index}: {outcome}>"
+
+    @property
+    def index(self) -> int:
+        """Its place in the source, from 0; frames that were dropped leave gaps."""
+        return self._job.index
+
+    @property
+    def path(self) -> Path | None:
+        """Its file, if it came from one."""
+        return self._job.source if isinstance(self._job.source, Path) else None
+
+    @property
+    def error(self) -> Exception | None:
+        """Why there are no detections; None if there are."""
+        return self._job.error
 
     @property
     def detections(self) -> Detections:
@@ -55,10 +65,20 @@ class Result:
         Raises:
             TrtYoloError: The frame's own error, if it has one.
         """
-        if self.error is not None:
-            raise self.error
-        assert self._detections is not None
-        return self._detections
+        if self._job.error is not None:
+            raise self._job.error
+        assert self._job.detections is not None
+        return self._job.detections
+
+    @property
+    def times(self) -> StageTimes | None:
+        """What each stage took; None with an error."""
+        return StageTimes(*self._job.stages_ms) if self._job.stages_ms is not None else None
+
+    @property
+    def image(self) -> Image | None:
+        """(H, W, 3) uint8 BGR, with `keep_images=True`; else None."""
+        return self._job.image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +128,7 @@ class Stream:
         self._options = options
         batch = pool.manifest.batch.maximum
         in_live = max(1, pool.options.workers) * 2 * batch  # each worker: one batch runs, one is ready
-        in_file = pool.capacity + batch
+        in_file = pool.capacity + batch + _READ_AHEAD
         self._most = options.in_flight or (in_file if options.policy == "block" else in_live)
         self._backlog = batch
         self._lock = threading.Lock()
@@ -118,6 +138,9 @@ class Stream:
         self._early: dict[int, Job] = {}
         self._sent = self._taken = self._read = self._dropped = 0
         self._ended = self._stopped = False
+        self._is_pulled = False
+        self._pull: Iterator[object] | None = None
+        self._spare: list[Job] = []
         self._error: BaseException | None = None
         self.on_news: Callable[[], None] = _nothing
 
@@ -132,7 +155,7 @@ class Stream:
             Whether the stream goes on and the frame was dealt with; False only without `wait`, or at its end.
         """
         with self._lock:
-            while len(self._waiting) >= self._backlog and not self._stopped:
+            while self._is_full() and not self._stopped:
                 if self._options.policy == "drop-newest":
                     self._read += 1
                     self._drop()
@@ -146,16 +169,42 @@ class Stream:
                     self._room.wait(_CHECK_S)
             if self._stopped:
                 return False
-            self._waiting.append(self._job(item))
+            job = self._job(item)
             self._read += 1
-            self._pump()
+            here = wait and self._options.policy == "block" and not isinstance(job.source, Path)
+            if here:
+                job.order = self._sent
+                self._sent += 1
+                self._note()
+            else:
+                self._waiting.append(job)
+                self._pump()
+        if here:
+            self._fill(job)
         return True
+
+    def _is_full(self) -> bool:
+        if self._options.policy == "block":
+            return self._sent - self._taken + len(self._waiting) >= self._most
+        return len(self._waiting) >= self._backlog
+
+    def _fill(self, job: Job) -> None:
+        """Letterboxes in the reader's thread, which saves the way to another; waits while all slots are full."""
+        if job.error is not None:
+            self._on_end(job)
+            return
+        try:
+            self._pool.fill(job)
+        except Exception as error:  # noqa: BLE001  closed: the consumer hears it
+            job.fail(error)
+            self.end(error)
 
     def end(self, error: BaseException | None = None) -> None:
         """The source has ended, or failed: then its error comes after the last result."""
         with self._lock:
             self._ended, self._error = True, error
         self._answered.put(None)
+        self._pool.nudge()
         self.on_news()
 
     def stop(self) -> None:
@@ -165,6 +214,19 @@ class Stream:
             self._waiting.clear()
             self._room.notify_all()
         self._note()
+
+    @property
+    def blocks(self) -> bool:
+        """Whether a slow consumer makes the source wait."""
+        return self._options.policy == "block"
+
+    def helper(self) -> contextlib.AbstractContextManager[None]:
+        """While the consumer is in there, it takes the workers' answers itself when it waits."""
+        return self._pool.helper()
+
+    def unattended(self, count: int) -> None:
+        """So many more consumers (or fewer, below 0) that will not wait in a thread."""
+        self._pool.expect(count)
 
     @property
     def is_stopped(self) -> bool:
@@ -179,6 +241,7 @@ class Stream:
             BaseException: What the source raised, after its last frame.
         """
         while True:
+            self._top_up()
             job = self._early.pop(self._taken, None)
             if job is not None:
                 return self._result(job)
@@ -186,33 +249,71 @@ class Stream:
                 if self._error is not None:
                     raise self._error
                 return None
-            try:
-                job = self._answered.get(wait, _CHECK_S if wait else None)
-            except queue.Empty:
-                if not wait:
-                    return None
-                continue
+            job = self._next_answer(wait)
             if job is not None:
                 self._early[job.order if self._options.ordered else self._taken] = job
+            elif not wait and self._answered.empty():
+                return None
+
+    def _next_answer(self, wait: bool) -> Job | None:
+        if wait:
+            return self._pool.next_ended(self._answered, or_room=bool(self._spare))
+        with contextlib.suppress(queue.Empty):
+            return self._answered.get_nowait()
+        return None
+
+    def pull_from(self, source: Iterator[object]) -> None:
+        """The consumer's thread reads the source itself, while it waits: for one that never makes it wait."""
+        self._pull, self._is_pulled = source, True
+
+    def _top_up(self) -> None:
+        """Lets frames in from where they are pulled, in whole batches, as long as that needs no waiting."""
+        while (self._spare or self._pull is not None) and self._sent - self._taken < self._most:
+            if not self._spare:
+                self._read_batch()
+            elif isinstance(self._spare[0].source, Path):
+                self._pool.put([self._spare.pop(0)])
+            elif self._pool.has_room:
+                arrays = list(itertools.takewhile(lambda job: not isinstance(job.source, Path), self._spare))
+                if not self._pool.fill_together(arrays, wait=False):
+                    return
+                del self._spare[: len(arrays)]
+            else:
+                return
+
+    def _read_batch(self) -> None:
+        """Takes at most one batch from where it is pulled."""
+        assert self._pull is not None
+        before = self._sent
+        for item in itertools.islice(self._pull, self._backlog):
+            job = self._job(item)
+            job.order = self._sent
+            self._sent += 1
+            self._read += 1
+            if job.error is not None:
+                self._on_end(job)
+            else:
+                self._spare.append(job)
+        if not self._spare and self._sent == before:
+            self._pull = None
+            self.end()
 
     @property
     def is_exhausted(self) -> bool:
         """Whether every frame was taken and none will come."""
         with self._lock:
-            return self._ended and not self._waiting and self._taken == self._sent
+            return self._ended and not self._waiting and self._taken >= self._sent
 
     def _result(self, job: Job) -> Result:
+        if self._is_pulled:
+            self._taken += 1
+            return Result(job)
         with self._lock:
             self._taken += 1
             self._pump()
-        return Result(
-            index=job.index,
-            path=job.source if isinstance(job.source, Path) else None,
-            error=job.error,
-            times=job.times,
-            image=job.image,
-            _detections=job.detections,
-        )
+            if self._options.policy == "block" and self._sent - self._taken <= self._most // 2:
+                self._room.notify()  # not at every frame: waking a thread costs more than a frame
+        return Result(job)
 
     def _job(self, item: object) -> Job:
         index, error = self._read, None
@@ -222,7 +323,6 @@ class Stream:
             source, error = Path(), wrong
         return Job(
             source=source,
-            name=str(source) if isinstance(source, Path) else f"frame {index}",
             thresholds=self._thresholds,
             on_end=self._on_end,
             index=index,
@@ -243,7 +343,6 @@ class Stream:
                 job.source = _NOTHING
                 self._answered.put(job)
         if ready:
-            self._room.notify()
             try:
                 self._pool.put(ready)
             except Exception as error:  # noqa: BLE001  closed: the consumer hears it
@@ -267,16 +366,23 @@ class Stream:
             self._pool.sources[self._options.name] = SourceStats(frames=self._read, dropped=self._dropped)
 
 
+_END = object()
 _NOTHING = np.zeros((0, 0, 3), np.uint8)
 
 
 def results(stream: Stream, source: Iterable[object]) -> Iterator[Result]:
-    """The results of a source that a thread of its own reads from now on. Closing it stops the stream."""
-    reader = threading.Thread(target=_read, args=(stream, source), name="trt-yolo-reader", daemon=True)
-    reader.start()
+    """The results of a source, which a thread of its own reads from now on. Closing it stops the stream.
+
+    A list needs no thread: handing frames from one thread to another costs more than to letterbox them.
+    """
+    if isinstance(source, list | tuple) and stream.blocks:
+        stream.pull_from(iter(source))
+    else:
+        threading.Thread(target=_read, args=(stream, source), name="trt-yolo-reader", daemon=True).start()
     try:
-        while (result := stream.take()) is not None:
-            yield result
+        with stream.helper():
+            while (result := stream.take()) is not None:
+                yield result
     finally:
         stream.stop()
 
@@ -292,6 +398,7 @@ async def async_results(
             loop.call_soon_threadsafe(news.set)
 
     stream.on_news = tell
+    stream.unattended(1)
     task: asyncio.Task[None] | None = None
     if isinstance(source, AsyncIterable):
         task = asyncio.create_task(_read_async(stream, source, room))
@@ -308,6 +415,7 @@ async def async_results(
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(news.wait(), _CHECK_S)
     finally:
+        stream.unattended(-1)
         stream.stop()
         if task is not None:
             task.cancel()

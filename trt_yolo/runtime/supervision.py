@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import logging
-import select
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 
 from trt_yolo.errors import TrtYoloError, WorkerError
 from trt_yolo.manifest import Manifest
+from trt_yolo.runtime.answers import Answers, Poll
 from trt_yolo.runtime.batching import Batch, Batcher, Lane
 from trt_yolo.runtime.jobs import Death
 from trt_yolo.runtime.process import Worker, WorkerGone
@@ -61,7 +61,7 @@ class Post:
         failures: Workers in a row that ended before they answered anything.
         bad_starts: Workers in a row that ended before they were ready.
         restarts: How often it was filled anew.
-        has_answered: Whether the worker has answered anything.
+        broken: Why the worker must be replaced, although it lives.
     """
 
     lane: Lane
@@ -71,7 +71,7 @@ class Post:
     failures: int = 0
     bad_starts: int = 0
     restarts: int = 0
-    has_answered: bool = False
+    broken: Death | None = None
 
 
 @dataclass(eq=False)
@@ -131,9 +131,9 @@ class Supervisor:
         self._patience = patience
         self._budget = RestartBudget(patience.max_restarts)
         self._on_answer, self._on_orphans, self._on_end = on_answer, on_orphans, on_end
-        self._poll = select.poll()
-        self._on_readable: dict[int, Callable[[], None]] = {}
-        self._wake = Wake.create(blocking=False)
+        self._poll = Poll()
+        self._wake = Wake.create()
+        self.answers = Answers(self._poll)
         self._next_tick_s = 0.0
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="trt-yolo-supervisor", daemon=True)
@@ -163,8 +163,8 @@ class Supervisor:
             self._wake.signal()
 
     def is_this_thread(self) -> bool:
-        """Whether the caller runs in the supervisor's thread, which must not wait for itself."""
-        return threading.get_ident() == self._thread.ident
+        """Whether the caller runs in the thread that would have to answer, and must not wait for itself."""
+        return threading.get_ident() in (self._thread.ident, self.answers.taker)
 
     def forget(self) -> None:
         """In a forked child: lets go of what belongs to the parent, without a word to the workers."""
@@ -175,15 +175,13 @@ class Supervisor:
 
     def _run(self) -> None:
         reason: Exception | None = None
-        self._listen(self._wake.fileno(), self._hurried)
+        self._poll.listen(self._wake.fileno(), self._hurried)
         try:
             while not self._stopping:
                 now_s = time.monotonic()
                 if now_s >= self._next_tick_s:
                     self._next_tick_s = self._tick(now_s)
-                wait_ms = max(0.0, (self._next_tick_s - time.monotonic()) * 1e3)
-                for fd, _ in self._poll.poll(wait_ms):
-                    self._on_readable.get(fd, _nothing)()
+                self._poll.wait(self._next_tick_s - time.monotonic())
         except TrtYoloError as error:
             reason = error
         except Exception as error:  # noqa: BLE001  nobody may wait for ever because of a bug in here
@@ -194,27 +192,22 @@ class Supervisor:
             self._dismiss()
             self.started.set()
 
-    def _listen(self, fd: int, on_readable: Callable[[], None]) -> None:
-        self._on_readable[fd] = on_readable
-        self._poll.register(fd, select.POLLIN)
-
-    def _ignore(self, fd: int) -> None:
-        if self._on_readable.pop(fd, None) is not None:
-            self._poll.unregister(fd)
-
     def _hurried(self) -> None:
-        self._wake.wait()
+        self._wake.take()
         self._next_tick_s = 0.0
 
     def _tick(self, now_s: float) -> float:
         """Does what is due; when to look again, monotonic seconds."""
         next_s = now_s + _TICK_S
+        self.answers.take_forgotten()
         for post in self.posts:
             worker = post.worker
             if worker is None and now_s >= post.start_at_s:
                 self._fill(post, now_s)
             elif worker is None:
                 next_s = min(next_s, post.start_at_s)
+            elif post.broken is not None:
+                self._bury(post, post.broken)
             elif not worker.is_ready and now_s >= post.ready_by_s:
                 limit_s = self._patience.start_timeout_s
                 self._bury(post, Death(f"was not ready after {limit_s:g} s"))
@@ -230,10 +223,10 @@ class Supervisor:
             post.bad_starts += 1
             self._replace_later(post, Death(str(error)), error)
             return
-        post.worker, post.has_answered = worker, False
+        post.worker, post.broken = worker, None
         post.ready_by_s = now_s + self._patience.start_timeout_s
-        self._listen(worker.fileno(), lambda: self._hear(post, worker))
-        self._listen(worker.done.fileno(), lambda: self._answered(post, worker))
+        self._poll.listen(worker.fileno(), lambda: self._hear(post, worker))
+        self.answers.listen(worker.done.fileno(), lambda: self._answered(post, worker))
 
     def _hear(self, post: Post, worker: Worker) -> None:
         if post.worker is not worker:
@@ -262,29 +255,32 @@ class Supervisor:
             self.started.set()
 
     def _answered(self, post: Post, worker: Worker) -> None:
+        """In the supervisor's thread or in one that waits for an answer; never in two at once."""
         if post.worker is not worker:
             return
-        worker.done.wait()
+        worker.done.take()
         try:
             self._on_answer(post.lane)
         except RingError as error:
-            self._bury(post, Death(f"shares memory that something wrote to: {error}"))
+            post.broken = Death(f"shares memory that something wrote to: {error}")
+            self.hurry()
         else:
-            post.has_answered, post.failures = True, 0
+            post.failures = 0
 
     def _bury(self, post: Post, death: Death, error: Exception | None = None) -> None:
         """Ends a worker for good; what it had goes back to the pool, and its post will be filled again."""
         worker = post.worker
         assert worker is not None
-        self._ignore(worker.fileno())
-        self._ignore(worker.done.fileno())
+        self._poll.ignore(worker.fileno())
         worker.kill()
         worker.join(_REAP_S)
-        with contextlib.suppress(RingError):
-            self._on_answer(post.lane)  # what it answered before it ended
-        orphans = self._batcher.shut_lane(post.lane)
-        worker.close()
-        post.worker = None
+        with self.answers.exclusively():
+            self.answers.ignore(worker.done.fileno())
+            with contextlib.suppress(RingError):
+                self._on_answer(post.lane)  # what it answered before it ended
+            orphans = self._batcher.shut_lane(post.lane)
+            worker.close()
+            post.worker = None
         if not worker.is_ready:
             post.bad_starts += 1
         self._on_orphans(orphans, death)
@@ -324,12 +320,14 @@ class Supervisor:
             if not worker.join(max(0.0, until_s - time.monotonic())):
                 worker.kill()
                 worker.join(_REAP_S)
-            worker.close()
-        for post in self.posts:
-            post.worker = None
-            post.lane.ring = None
+        with self.answers.exclusively():
+            for post in self.posts:
+                if post.worker is not None:
+                    self._poll.ignore(post.worker.fileno())
+                    self.answers.ignore(post.worker.done.fileno())
+                    post.worker.close()
+                post.worker = None
+                post.lane.slots = ()
+        self.answers.close()
         self._wake.close()
 
-
-def _nothing() -> None:
-    pass

@@ -5,6 +5,7 @@ The same geometry as Ultralytics' `LetterBox(auto=False)`: scaled to fit, centre
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import cv2
@@ -32,7 +33,22 @@ class Letterbox:
     top: int
     left: int
 
+    @functools.cached_property
+    def _to_source(self) -> tuple[npt.NDArray[np.float32], ...]:
+        """(4,) each: offset in the letterboxed image, its stretch, and the source's limits.
 
+        Each axis stretches by its own: rounding the resized sides makes their scales differ.
+        """
+        height, width = self.source_hw
+        stretch = [self.resized_hw[1] / width, self.resized_hw[0] / height]
+        return (
+            np.array([self.left, self.top] * 2, np.float32),
+            np.array(stretch * 2, np.float32),
+            np.array([width, height] * 2, np.float32),
+        )
+
+
+@functools.lru_cache(maxsize=1024)  # cameras send one size again and again
 def fit_letterbox(source_hw: tuple[int, int], target_hw: tuple[int, int]) -> Letterbox:
     """The letterbox of a source size in a target size; an image smaller than the target is enlarged."""
     scale = min(target_hw[0] / source_hw[0], target_hw[1] / source_hw[1])
@@ -50,13 +66,16 @@ def letterbox_into(
     image_bgr: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8], letterbox: Letterbox
 ) -> None:
     """Writes the letterboxed image into `target`, (H, W, 3) uint8, in place and without a copy between."""
-    top, left = letterbox.top, letterbox.left
-    bottom, right = top + letterbox.resized_hw[0], left + letterbox.resized_hw[1]
-    target[:top] = PADDING
-    target[bottom:] = PADDING
-    target[top:bottom, :left] = PADDING
-    target[top:bottom, right:] = PADDING
-    view = target[top:bottom, left:right]
+    if letterbox.resized_hw == letterbox.target_hw:
+        view = target
+    else:
+        top, left = letterbox.top, letterbox.left
+        bottom, right = top + letterbox.resized_hw[0], left + letterbox.resized_hw[1]
+        target[:top] = PADDING
+        target[bottom:] = PADDING
+        target[top:bottom, :left] = PADDING
+        target[top:bottom, right:] = PADDING
+        view = target[top:bottom, left:right]
     if letterbox.resized_hw == letterbox.source_hw:
         view[:] = image_bgr
     else:
@@ -66,9 +85,8 @@ def letterbox_into(
 
 def boxes_to_source(boxes_xyxy: npt.NDArray[np.float32], letterbox: Letterbox) -> npt.NDArray[np.float32]:
     """(N, 4) boxes of the letterboxed image -> (N, 4) boxes of the source image, clipped to it."""
-    offset = np.array([letterbox.left, letterbox.top] * 2, np.float32)
-    height, width = letterbox.source_hw
-    # each axis by its own: rounding the resized sides makes their scales differ
-    stretch = np.array([letterbox.resized_hw[1] / width, letterbox.resized_hw[0] / height] * 2, np.float32)
-    boxes = (boxes_xyxy - offset) / stretch
-    return np.asarray(np.clip(boxes, 0, np.array([width, height] * 2)), np.float32)
+    offset, stretch, limits = letterbox._to_source
+    boxes = boxes_xyxy - offset
+    boxes /= stretch
+    np.maximum(boxes, 0, out=boxes)
+    return np.minimum(boxes, limits, out=boxes)
