@@ -30,6 +30,7 @@ def load(
     threads: int | None = None,
     decode_threads: int | None = None,
     slots: int = 4,
+    max_batch: int | None = None,
     max_delay_ms: float = 0.0,
     timeout_s: float = 60.0,
     max_restarts: int = 60,
@@ -45,6 +46,7 @@ def load(
             workers.
         decode_threads: Threads of this process that decode and letterbox; None chooses by the number of cores.
         slots: Batches that a worker can have: one runs, the others are filled or wait; at least 2.
+        max_batch: The most frames a batch, for a model with a dynamic one; None: as many as it takes.
         max_delay_ms: How long a batch that is not full waits for more frames, in milliseconds. With 0 it leaves
             as soon as its worker has nothing else to do.
         timeout_s: A worker that answers nothing for so long while it has work is replaced, in seconds.
@@ -59,13 +61,15 @@ def load(
     """
     if backend not in get_args(BackendName):
         raise InputError(f"no backend {backend!r}; give {' or '.join(get_args(BackendName))}")
-    _check_counts(workers=workers, threads=threads, decode_threads=decode_threads, slots=slots)
+    _check_counts(workers=workers, threads=threads, decode_threads=decode_threads)
+    _check_counts(slots=slots, max_batch=max_batch)
     _check_times(max_delay_ms=max_delay_ms, timeout_s=timeout_s, max_restarts=max_restarts)
     options = PoolOptions(
         workers=workers,
         threads=threads,
         decode_threads=decode_threads,
         slots=slots,
+        max_batch=max_batch,
         max_delay_ms=max_delay_ms,
         timeout_s=timeout_s,
         max_restarts=max_restarts,
@@ -88,13 +92,14 @@ def load_backend(model: str | Path | None = None, *, threads: int | None = None)
     return OnnxRuntimeBackend(path, threads=threads)
 
 
-_LEAST = {"workers": 0, "threads": 1, "decode_threads": 1, "slots": 2}
-_MOST = {"workers": 256, "threads": 1024, "decode_threads": 256, "slots": 64}
+_LEAST = {"workers": 0, "threads": 1, "decode_threads": 1, "slots": 2, "max_batch": 1}
+_MOST = {"workers": 256, "threads": 1024, "decode_threads": 256, "slots": 64, "max_batch": 4096}
 _MEANS = {
     "workers": "a number of worker processes",
     "threads": "a number of CPU threads",
     "decode_threads": "a number of threads that decode",
     "slots": "a number of slots",
+    "max_batch": "a number of frames",
 }
 
 

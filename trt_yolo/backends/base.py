@@ -106,9 +106,7 @@ class Backend(abc.ABC):
     def _run(self, frames_bgr: Frames, conf: float, iou: float) -> Output:
         """The model's output for a batch whose shape and size have been checked."""
 
-    def _run_into(
-        self, frames_bgr: Frames, rows: Rows, conf: float, iou: float
-    ) -> npt.NDArray[np.float32]:
+    def _run_into(self, frames_bgr: Frames, rows: Rows, conf: float, iou: float) -> npt.NDArray[np.float32]:
         """Writes `Output.detections` into `rows` and returns `Output.unconverged`; here with a copy."""
         output = self._run(frames_bgr, conf, iou)
         rows[:] = output.detections

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_yolo.backends.base import Backend, Frames, Output, Rows, output_from_head
+from trt_yolo.cores import available_cores
 from trt_yolo.errors import BackendError, InputError, MissingDependencyError, UnsupportedModelError
 from trt_yolo.manifest import METADATA_KEY, Manifest, manifest_from_json, manifest_from_ultralytics
 
@@ -41,7 +42,7 @@ class OnnxRuntimeBackend(Backend):
     """
 
     def __init__(self, model: str | Path | bytes, *, threads: int | None = None) -> None:
-        self.threads = threads or available_cores()
+        self.threads = threads or len(available_cores())
         model = Path(model) if isinstance(model, str) else model
         session = _session(model, self.threads)
         origin = str(model) if isinstance(model, Path) else "the model"
@@ -72,9 +73,7 @@ class OnnxRuntimeBackend(Backend):
             return output_from_head(outputs[0].astype(np.float32, copy=False), conf=conf, iou=iou)
         return Output(*outputs)
 
-    def _run_into(
-        self, frames_bgr: Frames, rows: Rows, conf: float, iou: float
-    ) -> npt.NDArray[np.float32]:
+    def _run_into(self, frames_bgr: Frames, rows: Rows, conf: float, iou: float) -> npt.NDArray[np.float32]:
         """ONNX Runtime reads the frames where they lie and writes the rows where they belong."""
         if self.manifest.graph == "head":
             return super()._run_into(frames_bgr, rows, conf, iou)
@@ -104,13 +103,6 @@ class OnnxRuntimeBackend(Backend):
             raise BackendError(
                 f"ONNX Runtime failed while running {self._origin}: {_first_line(error)}; export it again"
             ) from error
-
-
-def available_cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _session(model: Path | bytes, threads: int) -> Any:

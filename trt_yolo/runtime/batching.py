@@ -96,12 +96,12 @@ class Place(NamedTuple):
 
     Attributes:
         batch: The batch.
-        index: Which place.
+        number: Which place.
         frame: (H, W, 3) uint8, where the letterboxed image goes.
     """
 
     batch: Batch
-    index: int
+    number: int
     frame: npt.NDArray[np.uint8]
 
 
@@ -178,7 +178,11 @@ class Batcher:
                 batch = self._filling.get(key) or self._begin(key, job)
                 if batch is not None:
                     break
-                waited = self._slot_free.wait(_CHECK_S if timeout_s is None else timeout_s) if timeout_s != 0 else False
+                waited = (
+                    self._slot_free.wait(_CHECK_S if timeout_s is None else timeout_s)
+                    if timeout_s != 0
+                    else False
+                )
                 if not waited and timeout_s is not None:
                     return None
             index = len(batch.jobs)
@@ -235,7 +239,7 @@ class Batcher:
 
     def abandon(self, place: Place) -> None:
         """The place will not be written; what else is in its batch goes on."""
-        place.batch.jobs[place.index] = None
+        place.batch.jobs[place.number] = None
         self.commit(place)
 
     def forgo(self, job: Job) -> None:
@@ -289,9 +293,7 @@ class Batcher:
         """The lane with the most free slots, of those the one that was not used for longest; None: all full."""
         best: Lane | None = None
         for lane in self._lanes:
-            if lane.free and (
-                best is None or (len(lane.free), -lane.used) > (len(best.free), -best.used)
-            ):
+            if lane.free and (best is None or (len(lane.free), -lane.used) > (len(best.free), -best.used)):
                 best = lane
         return best
 

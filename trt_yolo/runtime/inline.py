@@ -11,7 +11,7 @@ import threading
 
 from trt_yolo.manifest import Manifest
 from trt_yolo.runtime.jobs import Death
-from trt_yolo.runtime.process import WorkerGone, ring_shape
+from trt_yolo.runtime.process import RingOptions, WorkerGone
 from trt_yolo.runtime.ring import Ring
 from trt_yolo.runtime.wake import Wake
 from trt_yolo.runtime.worker import WorkerSpec, run_slots
@@ -22,17 +22,17 @@ class WorkerThread:
 
     Args:
         spec: What it is told; its cores are those of the program.
-        slots: How many slots its ring gets.
+        ring: How large its ring is.
     """
 
-    def __init__(self, spec: WorkerSpec, *, slots: int) -> None:
+    def __init__(self, spec: WorkerSpec, *, ring: RingOptions) -> None:
         self.pid = os.getpid()
         self.manifest: Manifest | None = None
         self.ring: Ring | None = None
         self.is_ready = False
         self.done = Wake.create()
         self._spec = spec
-        self._slots = slots
+        self._ring_options = ring
         self._ready = Wake.create()
         self._said = Wake.create()
         self._error: Exception | None = None
@@ -81,12 +81,10 @@ class WorkerThread:
     def _live(self) -> None:
         try:
             with self._spec.backend.build(self._spec.threads) as backend:
-                ring = Ring.create(ring_shape(backend.manifest, self._slots))
+                ring = Ring.create(self._ring_options.shape(backend.manifest))
                 self.manifest, self.ring = backend.manifest, ring
                 self._said.signal()
                 run_slots(backend, ring, self._ready, self.done, self._stopped.is_set)
         except Exception as error:  # noqa: BLE001  the pool raises it where somebody waits
             self._error = error
             self._said.signal()
-
-

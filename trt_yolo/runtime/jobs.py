@@ -246,7 +246,9 @@ def detections_of_batch(
     else:
         boxes_xyxy = np.concatenate(
             [
-                boxes_to_source(image_rows[:, :4], _known(job.letterbox)) if job is not None else image_rows[:, :4]
+                boxes_to_source(image_rows[:, :4], _known(job.letterbox))
+                if job is not None
+                else image_rows[:, :4]
                 for image_rows, job in zip(chosen, jobs, strict=True)
             ]
         )
@@ -260,7 +262,9 @@ def detections_of_batch(
         else:
             source_hw = _known(job.letterbox).source_hw
             found.append(
-                Detections(boxes_xyxy[start:end], confidence[start:end], class_id[start:end], names, source_hw)
+                Detections(
+                    boxes_xyxy[start:end], confidence[start:end], class_id[start:end], names, source_hw
+                )
             )
         start = end
     return found

@@ -142,7 +142,7 @@ class Model:
     def _run(self, jobs: list[Job]) -> list[Job]:
         """The same jobs when they have ended; whole batches of them stay together."""
         ended: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        size = self.manifest.batch.maximum
+        size = self._pool.batch
         on_way = 0
         try:
             for start in range(0, len(jobs), size):

@@ -17,26 +17,25 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
+from trt_yolo.cores import available_cores, default_decode_threads, share_cores
 from trt_yolo.errors import BackendError, ClosedError, TrtYoloError, WorkerError
 from trt_yolo.manifest import Manifest
 from trt_yolo.runtime.batching import Batch, Batcher, Lane, Place
 from trt_yolo.runtime.inline import WorkerThread
-from trt_yolo.runtime.jobs import Death, Image, Job, StageTimes, detections_of_batch
-from trt_yolo.runtime.process import Worker, WorkerProcess
+from trt_yolo.runtime.jobs import Death, Image, Job, detections_of_batch
+from trt_yolo.runtime.process import RingOptions, Worker, WorkerProcess
 from trt_yolo.runtime.ring import Answer, RingError, State
-from trt_yolo.runtime.stats import SourceStats, Stats, WorkerStats
+from trt_yolo.runtime.stats import Ledger, Stats
 from trt_yolo.runtime.supervision import Patience, Supervisor
 from trt_yolo.runtime.worker import BackendSpec, WorkerSpec
 from trt_yolo.vision.letterbox import fit_letterbox, letterbox_into
 
-_STAGES = ("decode", "letterbox", "queue", "infer", "post")
-_DECODE, _LETTERBOX, _QUEUE, _INFER, _POST = range(5)
 _CHECK_S = 1.0
 _LOOK_ROUND_S = 0.02
 
@@ -52,6 +51,7 @@ class PoolOptions:
         threads: CPU threads of one inference; None divides the cores among the workers.
         decode_threads: Threads that decode and letterbox; None chooses by the number of cores.
         slots: Slots of a worker's ring, at least 2: one that runs, one that is filled.
+        max_batch: The most frames a batch; None: as many as the model takes.
         max_delay_ms: How long a batch that is not full waits for more, in milliseconds.
         timeout_s: A worker that answers nothing for so long while it has work is replaced, in seconds.
         start_timeout_s: A worker must be ready after so long, in seconds.
@@ -62,35 +62,11 @@ class PoolOptions:
     threads: int | None = None
     decode_threads: int | None = None
     slots: int = 4
+    max_batch: int | None = None
     max_delay_ms: float = 0.0
     timeout_s: float = 60.0
     start_timeout_s: float = 120.0
     max_restarts: int = 60
-
-
-@dataclass(eq=False, slots=True)
-class _Totals:
-    """What a lane has done."""
-
-    frames: int = 0
-    batches: int = 0
-    queue_ms: float = 0.0
-    infer_ms: float = 0.0
-
-    def add(self, frames: int, queue_ms: float, infer_ms: float) -> None:
-        self.frames += frames
-        self.batches += 1
-        self.queue_ms += queue_ms
-        self.infer_ms += infer_ms
-
-
-@dataclass(eq=False)
-class _Counts:
-    """What the pool has done; written by one thread, the supervisor's, but for `errors`."""
-
-    frames: int = 0
-    errors: int = 0
-    stages_ms: list[float] = field(default_factory=lambda: [0.0] * len(_STAGES))
 
 
 class Pool:
@@ -110,19 +86,17 @@ class Pool:
         self._is_copy = False
         self._backend = backend
         self._shares = share_cores(available_cores(), max(1, options.workers), options.threads)
-        self._born_s = time.monotonic()
         self._jobs: set[Job] = set()
         self._idle = threading.Event()
         self._closing: Exception | None = None
         self._feed: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._feed_lock = threading.Lock()
         self._decoders: list[threading.Thread] = []
-        self._counts = _Counts()
-        self._totals = [_Totals() for _ in range(max(1, options.workers))]
-        self.sources: dict[str, SourceStats] = {}
-        self.dropped = 0
+        self._ledger = Ledger(max(1, options.workers))
         self._batcher = Batcher(
-            max_delay_s=options.max_delay_ms / 1e3, on_lost=self._lost, on_waiting=lambda: self._supervisor.hurry()
+            max_delay_s=options.max_delay_ms / 1e3,
+            on_lost=self._lost,
+            on_waiting=lambda: self._supervisor.hurry(),
         )
         self._supervisor = Supervisor(
             self._worker,
@@ -154,9 +128,14 @@ class Pool:
         return self._shares[0][1]
 
     @property
+    def batch(self) -> int:
+        """The most frames a batch."""
+        return self.options.max_batch or self.manifest.batch.maximum
+
+    @property
     def capacity(self) -> int:
         """Frames that fit into all slots of all workers."""
-        return len(self._supervisor.posts) * self.options.slots * self.manifest.batch.maximum
+        return len(self._supervisor.posts) * self.options.slots * self.batch
 
     @property
     def is_own_thread(self) -> bool:
@@ -260,25 +239,13 @@ class Pool:
         self._jobs.add(job)
         self._place(job, helps=helps)
 
+    def note_source(self, name: str | None, *, frames: int, dropped: int, newly_dropped: bool) -> None:
+        """How far a stream has got; for `stats`."""
+        self._ledger.note_source(name, frames=frames, dropped=dropped, newly_dropped=newly_dropped)
+
     def stats(self) -> Stats:
         """What has been done so far."""
-        counts, seconds = self._counts, time.monotonic() - self._born_s
-        frames = max(1, counts.frames)
-        return Stats(
-            seconds=seconds,
-            frames=counts.frames,
-            errors=counts.errors,
-            dropped=self.dropped,
-            waiting=len(self._jobs),
-            stages_ms=StageTimes(**{n: ms / frames for n, ms in zip(_STAGES, counts.stages_ms, strict=True)}),
-            shared_memory_bytes=sum(
-                post.worker.ring.shape.total_bytes
-                for post in self._supervisor.posts
-                if post.worker is not None and post.worker.ring is not None
-            ),
-            workers=tuple(self._worker_stats(seconds)),
-            sources=dict(self.sources),
-        )
+        return self._ledger.stats(self._supervisor.posts, waiting=len(self._jobs))
 
     def close(self, *, drain: bool = True) -> None:
         """Ends the workers and gives everything back; calling twice is fine.
@@ -317,10 +284,11 @@ class Pool:
 
     def _worker(self, number: int) -> Worker:
         cores, threads = self._shares[number]
+        ring = RingOptions(slots=self.options.slots, max_batch=self.options.max_batch)
         spec = WorkerSpec(backend=self._backend, threads=threads, cores=cores)
         if self.options.workers == 0:
-            return WorkerThread(spec, slots=self.options.slots)
-        return WorkerProcess(spec, slots=self.options.slots)
+            return WorkerThread(spec, ring=ring)
+        return WorkerProcess(spec, ring=ring)
 
     def _check(self) -> None:
         if self._is_copy:
@@ -416,34 +384,25 @@ class Pool:
         post_ms = (time.perf_counter() - start_s) * 1e3 / len(jobs)
         queue_ms = (answer.started_ns - batch.task.ready_ns) / 1e6
         infer_ms = (answer.finished_ns - answer.started_ns) / 1e6
-        ended = [(job, one) for job, one in zip(jobs, found, strict=True) if job is not None and one is not None]
-        self._note(batch.lane, [job for job, _ in ended], queue_ms, infer_ms, post_ms)
+        ended = [
+            (job, one) for job, one in zip(jobs, found, strict=True) if job is not None and one is not None
+        ]
+        self._ledger.note_batch(batch.lane.number, [job for job, _ in ended], queue_ms, infer_ms, post_ms)
         for job, detections in ended:
             self._jobs.discard(job)
             job.succeed(detections, (job.decode_ms, job.letterbox_ms, queue_ms, infer_ms, post_ms))
         self._note_progress()
 
-    def _note(
-        self, lane: Lane, jobs: Sequence[Job], queue_ms: float, infer_ms: float, post_ms: float
-    ) -> None:
-        frames, stages_ms = len(jobs), self._counts.stages_ms
-        for job in jobs:
-            stages_ms[_DECODE] += job.decode_ms
-            stages_ms[_LETTERBOX] += job.letterbox_ms
-        stages_ms[_QUEUE] += queue_ms * frames
-        stages_ms[_INFER] += infer_ms * frames
-        stages_ms[_POST] += post_ms * frames
-        self._counts.frames += frames
-        self._totals[lane.number].add(frames, queue_ms, infer_ms)
-
     def _refuse(self, batch: Batch, error: str, again: Sequence[Job] | None) -> None:
         """The backend failed: a frame alone gets the error; frames together are tried one by one."""
-        for job in again or []:
-            job.alone = True
-            self._again(job)
-        for job in batch.jobs if again is None else []:
-            if job is not None:
-                self._fail(job, BackendError(f"{error} (at {job.label})"))
+        if again is not None:
+            for job in again:
+                job.alone = True
+                self._again(job)
+            return
+        for failed in batch.jobs:
+            if failed is not None:
+                self._fail(failed, BackendError(f"{error} (at {failed.label})"))
 
     def _saved(self, batch: Batch) -> list[Job]:
         """The jobs of a batch, their frames copied out of its slot."""
@@ -475,7 +434,7 @@ class Pool:
         self._feed.put(job)
 
     def _fail(self, job: Job, error: Exception) -> None:
-        self._counts.errors += not job.ended
+        self._ledger.errors += not job.ended
         self._jobs.discard(job)
         job.fail(error)
         self._note_progress()
@@ -501,50 +460,6 @@ class Pool:
         for _ in self._decoders:
             self._feed.put(None)
         _POOLS.discard(self)
-
-    def _worker_stats(self, seconds: float) -> Iterator[WorkerStats]:
-        for post, totals in zip(self._supervisor.posts, self._totals, strict=True):
-            worker, batches = post.worker, max(1, totals.batches)
-            yield WorkerStats(
-                worker=post.lane.number,
-                pid=worker.pid if worker is not None else 0,
-                is_ready=worker is not None and worker.is_ready,
-                frames=totals.frames,
-                batches=totals.batches,
-                busy=min(1.0, totals.infer_ms / 1e3 / seconds),
-                queue=len(post.lane.in_flight),
-                restarts=post.restarts,
-                queue_ms=totals.queue_ms / batches,
-                infer_ms=totals.infer_ms / batches,
-            )
-
-
-def available_cores() -> list[int]:
-    """The CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
-def share_cores(
-    cores: Sequence[int], workers: int, threads: int | None
-) -> list[tuple[list[int] | None, int]]:
-    """Each worker's cores (None: all of them) and threads: equal shares, in one piece each.
-
-    Args:
-        cores: What there is to share.
-        workers: Among how many.
-        threads: CPU threads of one inference; None takes one for each core of the share.
-    """
-    bounds = [len(cores) * number // workers for number in range(workers + 1)]
-    pieces = [list(cores[low:high]) for low, high in zip(bounds, bounds[1:], strict=False)]
-    is_enough = all(len(piece) >= (threads or 1) for piece in pieces) and workers > 1
-    return [(piece if is_enough else None, threads or max(1, len(piece))) for piece in pieces]
-
-
-def default_decode_threads(cores: int) -> int:
-    """How many threads decode and letterbox where nobody says: half of the cores, from 2 to 8."""
-    return min(8, max(2, cores // 2))
 
 
 def _was_running(batch: Batch) -> bool:

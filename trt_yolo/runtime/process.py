@@ -13,10 +13,11 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from trt_yolo import errors
-from trt_yolo.errors import TrtYoloError, WorkerError
+from trt_yolo.errors import InputError, TrtYoloError, WorkerError
 from trt_yolo.manifest import DEFAULT_ROWS, Manifest, manifest_from_json
 from trt_yolo.runtime.channel import Channel
 from trt_yolo.runtime.jobs import Death
@@ -86,14 +87,33 @@ class Worker(Protocol):
         """Gives back its descriptors; its ring's memory goes when nothing refers to it any more."""
 
 
-def ring_shape(manifest: Manifest, slots: int) -> RingShape:
-    """The ring that a model needs."""
-    return RingShape(
-        slots=slots,
-        batch=manifest.batch.maximum,
-        imgsz_hw=manifest.imgsz_hw,
-        rows=manifest.rows or DEFAULT_ROWS,
-    )
+@dataclass(frozen=True, kw_only=True)
+class RingOptions:
+    """How large a worker's ring is.
+
+    Attributes:
+        slots: How many slots.
+        max_batch: The most frames a slot; None: the model's largest batch.
+    """
+
+    slots: int
+    max_batch: int | None = None
+
+    def shape(self, manifest: Manifest) -> RingShape:
+        """The ring for that model.
+
+        Raises:
+            InputError: A batch that the model does not take.
+        """
+        allowed, batch = manifest.batch, self.max_batch
+        if batch is not None and not allowed.minimum <= batch <= allowed.maximum:
+            raise InputError(f"a batch of {batch}, and this model takes {allowed}; give one that it takes")
+        return RingShape(
+            slots=self.slots,
+            batch=batch or allowed.maximum,
+            imgsz_hw=manifest.imgsz_hw,
+            rows=manifest.rows or DEFAULT_ROWS,
+        )
 
 
 class WorkerProcess:
@@ -101,17 +121,17 @@ class WorkerProcess:
 
     Args:
         spec: What it is told.
-        slots: How many slots its ring gets.
+        ring: How large its ring is.
 
     Raises:
         WorkerError: No process, or no file descriptor, can be had.
     """
 
-    def __init__(self, spec: WorkerSpec, *, slots: int) -> None:
+    def __init__(self, spec: WorkerSpec, *, ring: RingOptions) -> None:
         self.manifest: Manifest | None = None
         self.ring: Ring | None = None
         self.is_ready = False
-        self._slots = slots
+        self._ring_options = ring
         self._fate: Death | None = None
         with contextlib.ExitStack() as on_error, _clear_errors():
             self._ready = Wake.create()
@@ -179,7 +199,7 @@ class WorkerProcess:
 
     def _share(self, manifest: Manifest) -> None:
         self.manifest = manifest
-        self.ring = Ring.create(ring_shape(manifest, self._slots))
+        self.ring = Ring.create(self._ring_options.shape(manifest))
         fds = [self.ring.fd, self._ready.read_fd, self._ready.write_fd, self.done.write_fd]
         with contextlib.suppress(OSError):
             self._channel.send({"shape": self.ring.shape.to_dict()}, fds)

@@ -48,7 +48,7 @@ PAGE = mmap.PAGESIZE
 ROW = 6  # x1 y1 x2 y2 score class
 
 _MAGIC = b"TRTYOLO1"
-_TASK = struct.Struct("=QIIffQ")  # sequence, payload, count, conf, iou, ready_ns
+_TASK = struct.Struct("=QIIffQ")  # sequence, payload, frames, conf, iou, ready_ns
 _CHECKSUM = struct.Struct("=I")
 _TIMES = struct.Struct("=QQ")  # started_ns, finished_ns
 _TEXT_LENGTH = struct.Struct("=I")
@@ -73,7 +73,7 @@ _STATES = tuple(State)
 class Payload(enum.IntEnum):
     """What a slot's payload is."""
 
-    FRAMES = 1  # (count, height, width, 3) uint8 BGR, letterboxed to the model's size
+    FRAMES = 1  # (frames, height, width, 3) uint8 BGR, letterboxed to the model's size
 
 
 class RingError(WorkerError):
@@ -85,7 +85,7 @@ class Task(NamedTuple):
 
     Attributes:
         sequence: Counts the ring's tasks, from 1: the order in which they are run.
-        count: Frames in the batch.
+        frames: How many there are in the batch.
         conf: Confidence threshold.
         iou: NMS threshold.
         ready_ns: When it became READY, `time.monotonic_ns`.
@@ -93,7 +93,7 @@ class Task(NamedTuple):
     """
 
     sequence: int
-    count: int
+    frames: int
     conf: float
     iou: float
     ready_ns: int
@@ -210,8 +210,8 @@ class Slot:
         data = self._memory[at : at + _TASK.size]
         if _CHECKSUM.unpack_from(self._memory, self._start + _CHECKSUM_AT)[0] != zlib.crc32(data):
             raise RingError(f"the task in slot {self.index} does not fit its checksum")
-        sequence, payload, count, conf, iou, ready_ns = _TASK.unpack(data)
-        return Task(sequence, count, conf, iou, ready_ns, Payload(payload))
+        sequence, payload, frames, conf, iou, ready_ns = _TASK.unpack(data)
+        return Task(sequence, frames, conf, iou, ready_ns, Payload(payload))
 
     def begin(self) -> None:
         """FREE -> FILLING, by the program."""
@@ -219,8 +219,8 @@ class Slot:
 
     def publish(self, task: Task) -> None:
         """FILLING -> READY, by the program, which then signals the worker."""
-        sequence, count, conf, iou, ready_ns, payload = task
-        data = _TASK.pack(sequence, payload, count, conf, iou, ready_ns)
+        sequence, frames, conf, iou, ready_ns, payload = task
+        data = _TASK.pack(sequence, payload, frames, conf, iou, ready_ns)
         at = self._start + _TASK_AT
         self._memory[at : at + len(data)] = data
         _CHECKSUM.pack_into(self._memory, self._start + _CHECKSUM_AT, zlib.crc32(data))

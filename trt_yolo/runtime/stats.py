@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trt_yolo.errors import MissingDependencyError
-from trt_yolo.runtime.jobs import StageTimes
+from trt_yolo.runtime.jobs import Job, StageTimes
+from trt_yolo.runtime.supervision import Post
+
+_STAGES = dataclasses.fields(StageTimes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +101,7 @@ class Stats:
             ) from error
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Collector(self))
-        return generate_latest(registry).decode()
+        return str(generate_latest(registry), "utf-8")
 
 
 class _Collector:
@@ -146,3 +150,88 @@ class _Collector:
             for source, counts in stats.sources.items():
                 family.add_metric([source], getattr(counts, name))
             yield family
+
+
+@dataclass(eq=False, slots=True)
+class _Totals:
+    """What one worker has done."""
+
+    frames: int = 0
+    batches: int = 0
+    queue_ms: float = 0.0
+    infer_ms: float = 0.0
+
+
+class Ledger:
+    """Counts what a pool does. `note_batch` is called by one thread at a time.
+
+    Args:
+        workers: How many there are.
+
+    Attributes:
+        errors: Frames answered with an error.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.errors = 0
+        self._born_s = time.monotonic()
+        self._frames = self._dropped = 0
+        self._stages_ms = [0.0] * len(_STAGES)
+        self._totals = [_Totals() for _ in range(workers)]
+        self._sources: dict[str, SourceStats] = {}
+
+    def note_batch(
+        self, worker: int, jobs: Sequence[Job], queue_ms: float, infer_ms: float, post_ms: float
+    ) -> None:
+        """A worker has answered those jobs, which spent so long in each stage; `post_ms` for each of them."""
+        frames, totals, stages_ms = len(jobs), self._totals[worker], self._stages_ms
+        for job in jobs:
+            stages_ms[0] += job.decode_ms
+            stages_ms[1] += job.letterbox_ms
+        for stage, spent_ms in enumerate((queue_ms, infer_ms, post_ms), start=2):
+            stages_ms[stage] += spent_ms * frames
+        self._frames += frames
+        totals.frames += frames
+        totals.batches += 1
+        totals.queue_ms += queue_ms
+        totals.infer_ms += infer_ms
+
+    def note_source(self, name: str | None, *, frames: int, dropped: int, newly_dropped: bool) -> None:
+        """How far a stream has got, and whether it has just dropped a frame."""
+        self._dropped += newly_dropped
+        if name is not None:
+            self._sources[name] = SourceStats(frames=frames, dropped=dropped)
+
+    def stats(self, posts: Sequence[Post], *, waiting: int) -> Stats:
+        """All of it, as it is now."""
+        seconds, frames = time.monotonic() - self._born_s, max(1, self._frames)
+        rings = [post.worker.ring for post in posts if post.worker is not None]
+        return Stats(
+            seconds=seconds,
+            frames=self._frames,
+            errors=self.errors,
+            dropped=self._dropped,
+            waiting=waiting,
+            stages_ms=StageTimes(*(stage_ms / frames for stage_ms in self._stages_ms)),
+            shared_memory_bytes=sum(ring.shape.total_bytes for ring in rings if ring is not None),
+            workers=tuple(
+                _worker_stats(post, totals, seconds) for post, totals in zip(posts, self._totals, strict=True)
+            ),
+            sources=dict(self._sources),
+        )
+
+
+def _worker_stats(post: Post, totals: _Totals, seconds: float) -> WorkerStats:
+    worker, batches = post.worker, max(1, totals.batches)
+    return WorkerStats(
+        worker=post.lane.number,
+        pid=worker.pid if worker is not None else 0,
+        is_ready=worker is not None and worker.is_ready,
+        frames=totals.frames,
+        batches=totals.batches,
+        busy=min(1.0, totals.infer_ms / 1e3 / seconds),
+        queue=len(post.lane.in_flight),
+        restarts=post.restarts,
+        queue_ms=totals.queue_ms / batches,
+        infer_ms=totals.infer_ms / batches,
+    )

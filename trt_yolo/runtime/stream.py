@@ -23,7 +23,6 @@ from trt_yolo.detections import Detections
 from trt_yolo.errors import InputError
 from trt_yolo.runtime.jobs import Image, Job, StageTimes, Thresholds, source_of
 from trt_yolo.runtime.pool import Pool
-from trt_yolo.runtime.stats import SourceStats
 
 Policy = Literal["block", "drop-oldest", "drop-newest"]
 
@@ -126,7 +125,7 @@ class Stream:
         self._pool = pool
         self._thresholds = thresholds
         self._options = options
-        batch = pool.manifest.batch.maximum
+        batch = pool.batch
         in_live = max(1, pool.options.workers) * 2 * batch  # each worker: one batch runs, one is ready
         in_file = pool.capacity + batch + _READ_AHEAD
         self._most = options.in_flight or (in_file if options.policy == "block" else in_live)
@@ -358,12 +357,13 @@ class Stream:
 
     def _drop(self) -> None:
         self._dropped += 1
-        self._pool.dropped += 1
-        self._note()
+        self._note(newly_dropped=True)
 
-    def _note(self) -> None:
-        if self._options.name is not None:
-            self._pool.sources[self._options.name] = SourceStats(frames=self._read, dropped=self._dropped)
+    def _note(self, *, newly_dropped: bool = False) -> None:
+        if newly_dropped or self._options.name is not None:
+            self._pool.note_source(
+                self._options.name, frames=self._read, dropped=self._dropped, newly_dropped=newly_dropped
+            )
 
 
 _END = object()

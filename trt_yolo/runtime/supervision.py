@@ -294,7 +294,9 @@ class Supervisor:
         """
         number, now_s = post.lane.number, time.monotonic()
         if not self.started.is_set():
-            raise error or WorkerError(f"worker {number} {death.cause} while it started; see its last lines above")
+            raise error or WorkerError(
+                f"worker {number} {death.cause} while it started; see its last lines above"
+            )
         nobody = not any(other.worker is not None and other.worker.is_ready for other in self.posts)
         if nobody and post.bad_starts >= _HOPELESS_STARTS:
             raise WorkerError(f"no worker can start any more; worker {number} {death.cause}") from error
@@ -330,4 +332,3 @@ class Supervisor:
                 post.lane.slots = ()
         self.answers.close()
         self._wake.close()
-

@@ -99,7 +99,7 @@ def run_slots(backend: Backend, ring: Ring, ready: Wake, done: Wake, is_stopped:
         for slot in ring.ready(announced):
             task = slot.take()
             try:
-                backend.infer_into(slot.frames, slot.rows, count=task.count, conf=task.conf, iou=task.iou)
+                backend.infer_into(slot.frames, slot.rows, count=task.frames, conf=task.conf, iou=task.iou)
             except DeviceError:
                 raise
             except Exception as error:  # noqa: BLE001  a backend may raise anything: it is the frame's answer
@@ -174,4 +174,3 @@ def _watch(channel: Channel, stopped: threading.Event, ready: Wake) -> None:
 
 def _in_words(error: Exception) -> str:
     return str(error) if isinstance(error, TrtYoloError) else f"{type(error).__name__}: {error}"
-

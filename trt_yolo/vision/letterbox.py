@@ -89,4 +89,5 @@ def boxes_to_source(boxes_xyxy: npt.NDArray[np.float32], letterbox: Letterbox) -
     boxes = boxes_xyxy - offset
     boxes /= stretch
     np.maximum(boxes, 0, out=boxes)
-    return np.minimum(boxes, limits, out=boxes)
+    np.minimum(boxes, limits, out=boxes)
+    return boxes
