@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from trt_yolo.cores import available_cores, share_cores
 from trt_yolo.errors import InputError
 from trt_yolo.runtime.model import Model
 from trt_yolo.runtime.pool import Pool, PoolOptions
@@ -78,8 +79,8 @@ def load(
         with load_backend(model, threads=1) as loaded:
             spec = BackendSpec(factory=_NULL, options={"manifest": loaded.manifest.to_json()})
     else:
-        path = str(_artifact(model).absolute())
-        spec = BackendSpec(factory=_ONNXRUNTIME, options={"model": path}, takes_threads=True)
+        options_of_backend = {"model": str(_artifact(model))}
+        spec = BackendSpec(factory=_ONNXRUNTIME, options=options_of_backend, takes_threads=True)
     return Model(Pool(spec, options))
 
 
@@ -90,6 +91,12 @@ def load_backend(model: str | Path | None = None, *, threads: int | None = None)
     from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend(path, threads=threads)
+
+
+def threads_of_worker(workers: int, threads: int | None) -> int:
+    """CPU threads of one inference that a model loaded like that will have."""
+    _check_counts(workers=workers, threads=threads)
+    return share_cores(available_cores(), max(1, workers), threads)[0][1]
 
 
 _LEAST = {"workers": 0, "threads": 1, "decode_threads": 1, "slots": 2, "max_batch": 1}

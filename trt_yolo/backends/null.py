@@ -34,7 +34,7 @@ class NullBackend(Backend):
         height, width = self.manifest.imgsz_hw
         detections = np.zeros((len(frames_bgr), self.manifest.rows or DEFAULT_ROWS, 6), np.float32)
         detections[:, 0, 2:5] = width, height, 1
-        detections[:, 0, 5] = frames_bgr[:, 0, 0, 0] % len(self.manifest.names)
+        detections[:, 0, 5] = frames_bgr[:, 0, 0, 0].astype(np.int64) % len(self.manifest.names)
         return Output(detections, np.zeros((len(frames_bgr), 1), np.float32))
 
 

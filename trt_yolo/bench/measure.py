@@ -1,16 +1,17 @@
 """What a model does from image files to detections, and what bare ONNX Runtime does beside it.
 
-Enters: a loaded backend and image files. Leaves: a `BenchResult`. Both are measured in turn, window by
-window, so that a change of the machine's speed hits both alike. Prints nothing.
+Enters: a loaded model and image files. Leaves: a `BenchResult`. All is measured in turn, window by window, so
+that a change of the machine's speed hits everything alike. Prints nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,15 @@ from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
 from trt_yolo.demo.scenes import scene
 from trt_yolo.errors import InputError
 from trt_yolo.media.images import read_image, write_jpeg
-from trt_yolo.runtime.inline import Model, Thresholds
+from trt_yolo.runtime.jobs import StageTimes, Thresholds
+from trt_yolo.runtime.model import Model
 from trt_yolo.vision.letterbox import fit_letterbox, letterbox_into
 
-_WINDOWS = 10
+_WINDOWS = 5
 _WARM_UP_CALLS = 3
 _WARM_UP_S = 1.0
 _SCENES = 16
+_IDLE_S = 0.001
 
 Progress = Callable[[float], None]
 """Called with the share that is done, 0 to 1."""
@@ -43,35 +46,29 @@ class Percentiles:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageMeans:
-    """What an image takes in each stage, mean, in milliseconds."""
-
-    decode: float
-    letterbox: float
-    infer: float
-    post: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class BenchResult:
     """What was measured.
 
     Attributes:
-        images_per_s: From files to detections, one batch after another.
-        latency_ms: Of one batch, from files to detections.
-        stages_ms: Where an image's time goes.
-        bare_images_per_s: ONNX Runtime alone on prepared frames, same session, batch and threads.
-        efficiency: `images_per_s / bare_images_per_s`.
-        batch: Images a call.
+        images_per_s: A stream of files to their detections.
+        latency_ms: Of one call, a batch of files to its detections, with nothing else under way.
+        stages_ms: What an image of the stream took in each stage, mean; `infer` is its whole batch's.
+        bare_images_per_s: One ONNX Runtime session alone on prepared frames, same batch and threads.
+        efficiency: `images_per_s / bare_images_per_s`, for each worker.
+        batch: The most images a batch.
+        workers: Sessions that run at once: worker processes, or 1 in this process.
+        images: Images of the stream, warm-up not counted.
         calls: Calls measured, warm-up not counted.
     """
 
     images_per_s: float
     latency_ms: Percentiles
-    stages_ms: StageMeans
+    stages_ms: StageTimes
     bare_images_per_s: float
     efficiency: float
     batch: int
+    workers: int
+    images: int
     calls: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,40 +81,79 @@ class BenchResult:
         }
 
 
-def bench_backend(
-    backend: OnnxRuntimeBackend,
+def bench_model(
+    model: Model,
+    bare: OnnxRuntimeBackend,
     paths: Sequence[Path],
     *,
     batch: int,
     seconds: float,
     progress: Progress | None = None,
 ) -> BenchResult:
-    """Measures files to detections, and bare ONNX Runtime, each for half of the time.
+    """Measures calls, a stream and bare ONNX Runtime, each for a third of the time.
 
     Args:
-        backend: The model; its session is used for both.
+        model: What is measured, loaded with `max_batch=batch`.
+        bare: The same model and threads, without a runtime around it.
         paths: Readable image files, taken round and round.
         batch: Images a call; the model must take it.
-        seconds: For both together, warm-up not counted; at least one call a window is made.
+        seconds: For all together, warm-up not counted; at least one call a window is made.
         progress: Called after each window.
 
     Raises:
         InputError: A batch that the model does not take, or no time.
         ImageError: A file that cannot be read.
     """
-    _check(backend, paths, batch, seconds)
-    model = Model(backend)
+    check_bench(bare, paths, batch, seconds)
     files = itertools.cycle(paths)
-    bare_calls = itertools.cycle(_bare_calls(backend, paths, batch))
+    bare_calls = itertools.cycle(_bare_calls(bare, paths, batch))
     _warm_up(model, files, bare_calls, batch)
-    samples: list[_Sample] = []
+    share_s = seconds / 3 / _WINDOWS
+    calls_s: list[float] = []
     bare_s: list[float] = []
+    streams: list[Steady] = []
     for window in range(_WINDOWS):
-        samples += _window(lambda: _sample(model, files, batch), seconds / 2 / _WINDOWS)
-        bare_s += _window(lambda: _timed(next(bare_calls)), seconds / 2 / _WINDOWS)
+        calls_s += timed_for(lambda: model(list(itertools.islice(files, batch))), share_s)
+        streams.append(steady_stream(model, files, share_s))
+        bare_s += timed_for(lambda: next(bare_calls)(), share_s)
         if progress is not None:
             progress((window + 1) / _WINDOWS)
-    return _result(samples, bare_s, batch)
+    return _result(calls_s, streams, bare_s, batch, max(1, model.workers))
+
+
+@dataclass(frozen=True)
+class Steady:
+    """A stream while it was running evenly: results, the seconds they took, and the stages of each."""
+
+    images: int
+    seconds: float
+    stages: Sequence[StageTimes]
+
+
+def steady_stream(model: Model, files: Iterator[Path], seconds: float) -> Steady:
+    """Streams for so long, and returns when nothing is under way any more.
+
+    The first results, which waited for all workers to get going, are not counted, nor what is under way at last.
+
+    Raises:
+        TrtYoloError: The first error of a frame.
+    """
+    settling = max(1, model.workers)
+    start_s, times, stages = 0.0, 0.0, []
+    end_s = time.perf_counter() + seconds
+    with contextlib.closing(model.stream(files)) as results:  # type: ignore[type-var]  # it is a generator
+        for count, result in enumerate(results):
+            _ = result.detections
+            times = time.perf_counter()
+            if count < settling:
+                start_s, end_s = times, times + seconds
+            elif result.times is not None:
+                stages.append(result.times)
+                if times >= end_s:
+                    break
+    while model.stats().waiting:
+        time.sleep(_IDLE_S)
+    return Steady(len(stages), times - start_s, stages)
 
 
 def write_scenes(folder: Path, imgsz_hw: tuple[int, int]) -> list[Path]:
@@ -128,16 +164,9 @@ def write_scenes(folder: Path, imgsz_hw: tuple[int, int]) -> list[Path]:
     return paths
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """One call: all of it, and its stages, in seconds."""
-
-    total_s: float
-    stages_s: tuple[float, float, float, float]
-
-
-def _check(backend: OnnxRuntimeBackend, paths: Sequence[Path], batch: int, seconds: float) -> None:
-    allowed = backend.manifest.batch
+def check_bench(bare: OnnxRuntimeBackend, paths: Sequence[Path], batch: int, seconds: float) -> None:
+    """Raises InputError for a batch that the model does not take, no time, or no images."""
+    allowed = bare.manifest.batch
     if not allowed.minimum <= batch <= allowed.maximum:
         raise InputError(f"a batch of {batch}, and this model takes {allowed}; give one that it takes")
     if not 0 < seconds <= 86400:
@@ -151,19 +180,10 @@ def _warm_up(
 ) -> None:
     start = time.perf_counter()
     for call in itertools.count():
-        _sample(model, files, batch)
+        model(list(itertools.islice(files, batch)))
         next(bare_calls)()
         if call + 1 >= _WARM_UP_CALLS and time.perf_counter() - start >= _WARM_UP_S:
             return
-
-
-def _sample(model: Model, files: Iterator[Path], batch: int) -> _Sample:
-    start = time.perf_counter()
-    images = [read_image(path) for path in itertools.islice(files, batch)]
-    decoded = time.perf_counter()
-    _, times = model.run_batch(images, Thresholds())
-    stages = (decoded - start, times.letterbox_ms / 1e3, times.infer_ms / 1e3, times.post_ms / 1e3)
-    return _Sample(time.perf_counter() - start, stages)
 
 
 def _bare_calls(backend: OnnxRuntimeBackend, paths: Sequence[Path], batch: int) -> list[Callable[[], object]]:
@@ -181,33 +201,35 @@ def _bare_calls(backend: OnnxRuntimeBackend, paths: Sequence[Path], batch: int) 
     return calls
 
 
-def _timed(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def timed_for(call: Callable[[], object], seconds: float) -> list[float]:
+    """What each call took, in seconds, called for so long, at least once."""
+    taken_s: list[float] = []
+    end_s = time.perf_counter() + seconds
+    while not taken_s or time.perf_counter() < end_s:
+        start_s = time.perf_counter()
+        call()
+        taken_s.append(time.perf_counter() - start_s)
+    return taken_s
 
 
-def _window(sample: Callable[[], Any], seconds: float) -> list[Any]:
-    samples: list[Any] = []
-    end = time.perf_counter() + seconds
-    while not samples or time.perf_counter() < end:
-        samples.append(sample())
-    return samples
-
-
-def _result(samples: Sequence[_Sample], bare_s: Sequence[float], batch: int) -> BenchResult:
-    totals = np.array([sample.total_s for sample in samples])
-    stages_ms = np.array([sample.stages_s for sample in samples]).mean(axis=0) * 1e3 / batch
-    p50, p90, p99 = (float(value) for value in np.percentile(totals * 1e3, [50, 90, 99]))
-    decode, letterbox, infer, post = (float(value) for value in stages_ms)
-    images_per_s = batch / float(totals.mean())
+def _result(
+    calls_s: Sequence[float], streams: Sequence[Steady], bare_s: Sequence[float], batch: int, workers: int
+) -> BenchResult:
+    p50, p90, p99 = (float(value) for value in np.percentile(np.array(calls_s) * 1e3, [50, 90, 99]))
+    images = sum(stream.images for stream in streams)
+    images_per_s = images / sum(stream.seconds for stream in streams)
     bare_images_per_s = batch / float(np.mean(bare_s))
+    stages = [stage for stream in streams for stage in stream.stages]
     return BenchResult(
         images_per_s=images_per_s,
         latency_ms=Percentiles(p50=p50, p90=p90, p99=p99),
-        stages_ms=StageMeans(decode=decode, letterbox=letterbox, infer=infer, post=post),
+        stages_ms=StageTimes(
+            *(float(np.mean([getattr(stage, one.name) for stage in stages])) for one in fields(StageTimes))
+        ),
         bare_images_per_s=bare_images_per_s,
-        efficiency=images_per_s / bare_images_per_s,
+        efficiency=images_per_s / (bare_images_per_s * workers),
         batch=batch,
-        calls=len(samples),
+        workers=workers,
+        images=images,
+        calls=len(calls_s),
     )

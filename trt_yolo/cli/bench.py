@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from trt_yolo.cli.bench_runtime import bench_runtime
+
 if TYPE_CHECKING:
     from trt_yolo.bench.measure import BenchResult
+
+_SECONDS = 10.0
 
 
 def bench(
@@ -20,39 +25,63 @@ def bench(
         Optional[str],  # noqa: UP045
         typer.Option(help="Images: a file, folder or glob.", show_default="demo scenes"),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="How long to measure, warm-up not counted.")] = 10.0,
+    seconds: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="How long to measure, warm-up not counted.", show_default="10; with --runtime 240"),
+    ] = None,
     batch: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(help="Images a call.", show_default="the smallest the model takes"),
     ] = None,
+    workers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            help="Worker processes; 0: this process.", show_default="0; with --runtime one a core, at least 2"
+        ),
+    ] = None,
     threads: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(help="CPU threads of one inference.", show_default="all"),
+        typer.Option(help="CPU threads of one inference.", show_default="the cores, divided"),
     ] = None,
+    runtime: Annotated[
+        bool,
+        typer.Option(
+            "--runtime",
+            help="Measure the runtime itself: its ring, latency, memory, and peers on the same images.",
+        ),
+    ] = False,
     json_line: Annotated[bool, typer.Option("--json", help="Only the line of JSON.")] = False,
 ) -> None:
     """Measure images/s and latency from files to detections, and bare ONNX Runtime in the same run."""
     import tempfile
 
-    from trt_yolo.bench.measure import bench_backend, write_scenes
+    from trt_yolo.bench.measure import bench_model, check_bench, write_scenes
     from trt_yolo.cli.render import print_json, progress_bar
-    from trt_yolo.loading import load_backend
+    from trt_yolo.loading import load, load_backend, threads_of_worker
 
-    with (
-        load_backend(model, threads=threads) as backend,
-        tempfile.TemporaryDirectory(prefix="trt-yolo-") as folder,
-        progress_bar() as bar,
-    ):
-        paths = write_scenes(Path(folder), backend.manifest.imgsz_hw) if data is None else _readable(data)
+    if runtime:
+        _refuse_batch(batch)
+        bench_runtime(model, data, seconds=seconds, workers=workers, threads=threads, only_json=json_line)
+        return
+    with contextlib.ExitStack() as stack:
+        backend = stack.enter_context(load_backend(model, threads=threads_of_worker(workers or 0, threads)))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="trt-yolo-"))
+        manifest = backend.manifest
+        paths = write_scenes(Path(folder), manifest.imgsz_hw) if data is None else readable(data)
+        size = manifest.batch.minimum if batch is None else batch
+        time_s = _SECONDS if seconds is None else seconds
+        check_bench(backend, paths, size, time_s)
+        loaded = stack.enter_context(load(model, workers=workers or 0, threads=threads, max_batch=size))
+        bar = stack.enter_context(progress_bar())
         task = bar.add_task("measuring", total=1.0)
-        result = bench_backend(
+        result = bench_model(
+            loaded,
             backend,
             paths,
-            batch=backend.manifest.batch.minimum if batch is None else batch,
-            seconds=seconds,
+            batch=size,
+            seconds=time_s,
             progress=lambda share: bar.update(task, completed=share),
         )
-        manifest = backend.manifest
     about = {
         "model": model or "demo",
         "imgsz": list(manifest.imgsz_hw),
@@ -64,7 +93,14 @@ def bench(
     print_json({**result.to_dict(), **about})
 
 
-def _readable(data: str) -> list[Path]:
+def _refuse_batch(batch: int | None) -> None:
+    from trt_yolo.errors import InputError
+
+    if batch is not None:
+        raise InputError("--batch does not go with --runtime, which uses the model's smallest; leave it out")
+
+
+def readable(data: str) -> list[Path]:
     """The images that can be read; the others are reported and left out."""
     from trt_yolo.cli.render import warn
     from trt_yolo.errors import ImageError
@@ -87,12 +123,13 @@ def _show(result: BenchResult, about: dict[str, object]) -> None:
     stages, latency = result.stages_ms, result.latency_ms
     rows = [
         ["files to detections", f"{result.images_per_s:.1f} images/s"],
-        ["bare ONNX Runtime", f"{result.bare_images_per_s:.1f} images/s"],
+        ["bare ONNX Runtime, one session", f"{result.bare_images_per_s:.1f} images/s"],
         ["efficiency", f"{result.efficiency:.3f}"],
         ["latency p50 / p90 / p99", f"{latency.p50:.2f} / {latency.p90:.2f} / {latency.p99:.2f} ms"],
         ["decode", f"{stages.decode:.2f} ms/image"],
         ["letterbox", f"{stages.letterbox:.2f} ms/image"],
-        ["infer", f"{stages.infer:.2f} ms/image"],
+        ["waiting for a worker", f"{stages.queue:.2f} ms/image"],
+        ["infer", f"{stages.infer:.2f} ms/batch"],
         ["post", f"{stages.post:.2f} ms/image"],
     ]
     title = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from trt_yolo.detections import Detections
-    from trt_yolo.runtime.inline import Model, Thresholds
+    from trt_yolo.media.writers import WriterPool
 
 
 def predict(
@@ -33,9 +34,10 @@ def predict(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder for drawn images."),
     ] = None,
+    workers: Annotated[int, typer.Option(help="Worker processes; 0: this process.")] = 0,
     threads: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(help="CPU threads.", show_default="all"),
+        typer.Option(help="CPU threads of one inference.", show_default="the cores, divided"),
     ] = None,
     json_line: Annotated[
         bool, typer.Option("--json", help="One JSON object an image, each on its line.")
@@ -43,40 +45,65 @@ def predict(
 ) -> None:
     """Detect objects in images. Exit code 1 if an image could not be read."""
     from trt_yolo.cli.render import print_json, progress_bar, warn
-    from trt_yolo.errors import ImageError
     from trt_yolo.loading import load
     from trt_yolo.media.images import find_images
-    from trt_yolo.runtime.inline import Thresholds
+    from trt_yolo.media.writers import WriterPool
 
     paths = find_images(sources)
     failed = 0
     rows: list[list[str]] = []
-    with load(model, threads=threads) as loaded, _table_at_last(rows), progress_bar() as bar:
-        thresholds = Thresholds(
-            conf=conf, iou=iou, classes=_class_ids(classes, loaded.names), max_det=max_det
-        )
+    with (
+        load(model, workers=workers, threads=threads) as loaded,
+        _table_at_last(rows),
+        progress_bar() as bar,
+        WriterPool[Path]() as writers,
+    ):
+        class_ids = _class_ids(classes, loaded.names)
         drawn = _drawn_paths(paths, save) if save is not None else {}
         task = bar.add_task("images", total=len(paths))
-        for path, result in _results(loaded, paths, thresholds):
+        for result in loaded.stream(
+            paths, conf=conf, iou=iou, classes=class_ids, max_det=max_det, keep_images=save is not None
+        ):
+            path = paths[result.index]
             bar.advance(task)
-            if isinstance(result, str):
+            if result.error is not None:
                 failed += 1
-                warn(f"{result} (skipped)")
+                warn(f"{_expected(result.error)} (skipped)")
                 continue
-            image, detections = result
-            if path in drawn:
-                try:
-                    _save(drawn[path], image, detections)
-                except ImageError as error:
-                    failed += 1
-                    warn(f"{error} (not drawn)")
+            if path in drawn and result.image is not None:
+                writers.write(path, functools.partial(_save, drawn[path], result.image, result.detections))
             if json_line:
-                print_json(_json_object(path, detections))
+                print_json(_json_object(path, result.detections))
             else:
-                rows.append([str(path), str(len(detections)), _summary(detections)])
+                rows.append([str(path), str(len(result.detections)), _summary(result.detections)])
+            failed += _not_drawn(writers)
+        failed += _not_drawn(writers, wait=True)
     if failed:
         warn(f"{failed} of {len(paths)} images could not be read or drawn")
         raise typer.Exit(1)
+
+
+def _expected(error: Exception) -> Exception:
+    """The error, if it is about its image alone; all others end the command."""
+    from trt_yolo.errors import FrameError, ImageError
+
+    if isinstance(error, ImageError | FrameError):
+        return error
+    raise error
+
+
+def _not_drawn(writers: WriterPool[Path], *, wait: bool = False) -> int:
+    """How many drawings have failed since; a folder that cannot be written to ends the command."""
+    from trt_yolo.cli.render import warn
+    from trt_yolo.errors import ImageError
+
+    count = 0
+    for _, error in writers.errors(wait=wait):
+        if not isinstance(error, ImageError):
+            raise error
+        count += 1
+        warn(f"{error} (not drawn)")
+    return count
 
 
 @contextlib.contextmanager
@@ -89,27 +116,6 @@ def _table_at_last(rows: list[list[str]]) -> Iterator[None]:
     finally:
         if rows:
             print_table("detections", ["image", "objects", "what"], rows)
-
-
-_Result = tuple["npt.NDArray[np.uint8]", "Detections"]
-
-
-def _results(model: Model, paths: list[Path], thresholds: Thresholds) -> Iterator[tuple[Path, _Result | str]]:
-    """Each path with its image and detections, or with what is wrong with it; a batch at a time."""
-    from trt_yolo.errors import ImageError
-    from trt_yolo.media.images import read_image
-
-    batch: list[tuple[Path, npt.NDArray[np.uint8]]] = []
-    for number, path in enumerate(paths, start=1):
-        try:
-            batch.append((path, read_image(path)))
-        except ImageError as error:
-            yield path, str(error)
-        if len(batch) == model.manifest.batch.maximum or (batch and number == len(paths)):
-            found, _ = model.run_batch([image for _, image in batch], thresholds)
-            for (done, image), detections in zip(batch, found, strict=True):
-                yield done, (image, detections)
-            batch = []
 
 
 def _class_ids(text: str | None, names: dict[int, str]) -> list[int] | None:

@@ -83,6 +83,7 @@ class Pool:
     def __init__(self, backend: BackendSpec, options: PoolOptions) -> None:
         self.options = options
         self._pid = os.getpid()
+        self._folder = _working_directory()
         self._is_copy = False
         self._backend = backend
         self._shares = share_cores(available_cores(), max(1, options.workers), options.threads)
@@ -285,7 +286,7 @@ class Pool:
     def _worker(self, number: int) -> Worker:
         cores, threads = self._shares[number]
         ring = RingOptions(slots=self.options.slots, max_batch=self.options.max_batch)
-        spec = WorkerSpec(backend=self._backend, threads=threads, cores=cores)
+        spec = WorkerSpec(backend=self._backend, threads=threads, cores=cores, folder=self._folder)
         if self.options.workers == 0:
             return WorkerThread(spec, ring=ring)
         return WorkerProcess(spec, ring=ring)
@@ -460,6 +461,12 @@ class Pool:
         for _ in self._decoders:
             self._feed.put(None)
         _POOLS.discard(self)
+
+
+def _working_directory() -> str | None:
+    with contextlib.suppress(OSError):  # it has been deleted
+        return os.getcwd()
+    return None
 
 
 def _was_running(batch: Batch) -> bool:

@@ -141,7 +141,7 @@ class WorkerProcess:
             self._channel, theirs = Channel.pair()
             on_error.callback(self._channel.close)
             with contextlib.closing(theirs):
-                self._process = _started(theirs.fileno())
+                self._process = _started(theirs.fileno(), spec.folder)
             on_error.pop_all()
         self.pid = self._process.pid
         with contextlib.suppress(OSError):  # it has ended: `hear` will tell
@@ -218,7 +218,7 @@ class WorkerProcess:
         return Death(f"was ended by {name}{hint}", from_outside=name in ("SIGKILL", "SIGTERM"))
 
 
-def _started(fd: int) -> subprocess.Popen[bytes]:
+def _started(fd: int, folder: str | None) -> subprocess.Popen[bytes]:
     """A fresh interpreter that serves over that descriptor, with the program's import path."""
     if getattr(sys, "frozen", False) and _interpreter() == sys.executable:
         raise WorkerError(
@@ -231,6 +231,7 @@ def _started(fd: int) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=_stderr_fd(),  # the program's output is its own
         pass_fds=[fd],
+        cwd=folder,
         start_new_session=True,  # Ctrl-C is for the program, also while the worker still starts
     )
 

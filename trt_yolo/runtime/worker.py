@@ -69,11 +69,13 @@ class WorkerSpec:
         backend: What it runs.
         threads: CPU threads of one inference.
         cores: The CPU cores that it may use; None for those of the program.
+        folder: The working directory that paths in `backend` start from; None for the program's own.
     """
 
     backend: BackendSpec
     threads: int
     cores: list[int] | None = None
+    folder: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the channel."""

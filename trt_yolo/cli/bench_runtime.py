@@ -1,0 +1,118 @@
+"""`trt-yolo bench --runtime`: what the runtime costs, beside its peers; a table, then one line of JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trt_yolo.bench.runtime import EndToEnd, RingCost
+
+_SECONDS = 120.0
+
+
+def bench_runtime(
+    model: str | None,
+    data: str | None,
+    *,
+    seconds: float | None,
+    workers: int | None,
+    threads: int | None,
+    only_json: bool,
+) -> None:
+    """Measures the ring, then the model from files to detections, and prints both."""
+    from trt_yolo.bench.measure import check_bench, write_scenes
+    from trt_yolo.bench.runtime import bench_end_to_end, bench_ring, summary
+    from trt_yolo.cli.bench import readable
+    from trt_yolo.cli.render import print_json, progress_bar
+    from trt_yolo.cores import available_cores
+    from trt_yolo.loading import load, load_backend
+
+    count = workers or max(2, len(available_cores()))
+    one = 1 if threads is None else threads
+    time_s = _SECONDS if seconds is None else seconds
+    with contextlib.ExitStack() as stack:
+        bare = stack.enter_context(load_backend(model, threads=one))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="trt-yolo-"))
+        paths = write_scenes(Path(folder), bare.manifest.imgsz_hw) if data is None else readable(data)
+        batch = bare.manifest.batch.minimum
+        check_bench(bare, paths, batch, time_s)
+        bar = stack.enter_context(progress_bar())
+        task = bar.add_task("measuring", total=None)
+
+        def say(what: str) -> None:
+            bar.update(task, description=what)
+
+        ring = bench_ring(say)
+        loaded = stack.enter_context(load(model, workers=count, threads=one, max_batch=batch))
+        end_to_end = bench_end_to_end(
+            loaded, bare, paths, weights=_weights(model), seconds=time_s, progress=say
+        )
+    if not only_json:
+        _show(ring, end_to_end)
+    print_json({**summary(ring, end_to_end), "model": model or "demo", "imgsz": list(bare.manifest.imgsz_hw)})
+
+
+def _weights(model: str | None) -> Path | None:
+    """The checkpoint that peers can load too; None for a graph, which they cannot."""
+    from trt_yolo.cli.render import warn
+    from trt_yolo.export.weights import find_weights
+
+    if model is not None and Path(model).suffix.lower() == ".onnx":
+        warn("peers need the checkpoint: give the .pt instead of the .onnx to compare with Ultralytics")
+        return None
+    return find_weights(model)
+
+
+def _show(ring: RingCost, end_to_end: EndToEnd) -> None:
+    from trt_yolo.bench.runtime import IMGSZ, MEMORY_FRAMES, RING_BATCH, SLOTS
+    from trt_yolo.cli.render import print_table
+
+    rows = [
+        ["through the ring", f"{ring.frames_per_s:.0f} frames/s", "1"],
+        [
+            "bare copy into the same slots",
+            f"{ring.copy_frames_per_s:.0f} frames/s",
+            f"{ring.ring_vs_copy:.2f}",
+        ],
+        ["pickled through a Queue", f"{ring.queue_frames_per_s:.0f} frames/s", f"{ring.ring_vs_queue:.1f}"],
+        ["plain call, one frame, p50", f"{ring.plain_latency_ms:.3f} ms", ""],
+        ["a worker adds, p50", f"{ring.added_latency_ms:.3f} ms", ""],
+        [
+            f"memory, {MEMORY_FRAMES} frames",
+            f"{ring.rss_slope_bytes_per_frame:.1f} ± {ring.rss_slope_error:.1f} bytes/frame",
+            "",
+        ],
+        ["shared memory", f"{ring.shared_memory_bytes / 1e6:.1f} MB", ""],
+    ]
+    title = f"the ring: 1 worker that computes nothing, {IMGSZ}x{IMGSZ}, {SLOTS} slots of {RING_BATCH} frames"
+    print_table(title, ["what", "measured", "ring is, times"], rows, numbers=2)
+    rates: list[tuple[str, float | None, float | None]] = [
+        ("trt-yolo", end_to_end.images_per_s, 1.0),
+        (
+            "limit: workers / (infer + decode + letterbox)",
+            end_to_end.limit_images_per_s,
+            end_to_end.e2e_vs_limit,
+        ),
+        (
+            "Ultralytics predict, its ONNX export",
+            end_to_end.ultralytics_images_per_s,
+            end_to_end.e2e_vs_ultralytics,
+        ),
+        ("as many Ultralytics processes and a Queue", end_to_end.seed_images_per_s, end_to_end.e2e_vs_seed),
+    ]
+    print_table(
+        f"files to detections: {end_to_end.workers} workers, {end_to_end.threads} threads each",
+        ["what", "images/s", "trt-yolo is, times"],
+        [
+            [
+                str(name),
+                "not measured" if rate is None else f"{rate:.1f}",
+                "" if ratio is None else f"{ratio:.2f}",
+            ]
+            for name, rate, ratio in rates
+        ],
+        numbers=2,
+    )
