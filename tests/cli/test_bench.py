@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from trt_yolo.cores import available_cores
+
 
 def _bench(*arguments: str) -> tuple[str, dict[str, Any]]:
     done = subprocess.run(
@@ -26,8 +28,9 @@ def test_prints_table_and_json(demo_onnx: Path) -> None:
     assert result["efficiency"] == pytest.approx(
         result["images_per_s"] / result["bare_images_per_s"], abs=0.002
     )
+    assert (result["workers"], result["batch"]) == (1, 1)
     assert set(result["latency_ms"]) == {"p50", "p90", "p99"}
-    assert set(result["stages_ms"]) == {"decode", "letterbox", "infer", "post"}
+    assert set(result["stages_ms"]) == {"decode", "letterbox", "queue", "infer", "post"}
     assert all(value > 0 for value in (*result["latency_ms"].values(), *result["stages_ms"].values()))
     assert result["precision"] == "fp32"
 
@@ -43,3 +46,9 @@ def test_own_images_and_batch(demo_dynamic_onnx: Path, val_images: list[Path], t
 def test_nothing_given_measures_the_demo() -> None:
     _, result = _bench("--threads", "1")
     assert (result["model"], result["imgsz"], result["threads"]) == ("demo", [256, 256], 1)
+
+
+def test_workers_share_the_cores(demo_onnx: Path) -> None:
+    _, result = _bench(str(demo_onnx), "--workers", "2", "--json")
+    assert result["workers"] == 2
+    assert result["threads"] == max(1, len(available_cores()) // 2)

@@ -7,6 +7,7 @@ once; one lock guards all of it. Knows neither processes nor how an image is dec
 from __future__ import annotations
 
 import collections
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from trt_yolo.errors import TrtYoloError
 from trt_yolo.runtime.jobs import Job
-from trt_yolo.runtime.ring import Ring, Slot, Task
+from trt_yolo.runtime.ring import Ring, RingError, Slot, Task
 
 _CHECK_S = 1.0
 
@@ -116,10 +117,16 @@ class Batcher:
         max_delay_s: How long a batch waits for more, in seconds.
         on_lost: Called with a batch whose worker ended while it was filled; its frames are still in its slot.
         on_waiting: Called when a batch begins to wait for its deadline.
+        on_broken: Called when a slot of a lane is not in the state that it was left in.
     """
 
     def __init__(
-        self, *, max_delay_s: float, on_lost: Callable[[Batch], None], on_waiting: Callable[[], None]
+        self,
+        *,
+        max_delay_s: float,
+        on_lost: Callable[[Batch], None],
+        on_waiting: Callable[[], None],
+        on_broken: Callable[[Lane, RingError], None],
     ) -> None:
         self.lock = threading.Lock()
         self._slot_free = threading.Condition(self.lock)
@@ -128,6 +135,8 @@ class Batcher:
         self._max_delay_s = max_delay_s
         self._on_lost = on_lost
         self._on_waiting = on_waiting
+        self._on_broken = on_broken
+        self._torn: list[Batch] = []
         self._uses = 0
         self._closed: TrtYoloError | None = None
 
@@ -210,12 +219,13 @@ class Batcher:
             if lane is None:
                 return None
             batch = self._new(lane, jobs[0], len(jobs), together=True)
-            batch.jobs, batch.sealed = list(jobs), True
+            if batch is not None:
+                batch.jobs, batch.sealed = list(jobs), True
         return batch
 
     def commit_together(self, batch: Batch) -> None:
         """All places of a batch are written, or given up by setting their job to None: it leaves."""
-        with self.lock:
+        with self._sending():
             batch.filled = len(batch.jobs)
             lost = self._is_lost(batch)
             if not lost:
@@ -226,7 +236,7 @@ class Batcher:
     def commit(self, place: Place) -> None:
         """The place is written; the batch leaves if it is due."""
         batch = place.batch
-        with self.lock:
+        with self._sending():
             batch.filled += 1
             lost = self._is_lost(batch)
             if not lost:
@@ -246,7 +256,7 @@ class Batcher:
         """A job of a group will not come: its batch need not wait for it."""
         if job.group is None:
             return
-        with self.lock:
+        with self._sending():
             job.group.size -= 1
             batch = self._filling.get((job.thresholds.conf, job.thresholds.iou, job.group))
             if batch is not None:
@@ -256,13 +266,18 @@ class Batcher:
                     self._send_if_due(batch)
 
     def release(self, batch: Batch) -> None:
-        """The batch is answered and read: its slot is free again."""
+        """The batch is answered and read: its slot is free again.
+
+        Raises:
+            RingError: The slot is not in the state that it was left in; the batch still counts as in flight.
+        """
         lane = batch.lane
-        with self.lock:
-            if lane.in_flight.pop(batch.slot.index, None) is None:
+        with self._sending():
+            if lane.in_flight.get(batch.slot.index) is not batch:
                 return
-            lane.since_s = time.monotonic()
             batch.slot.release()
+            del lane.in_flight[batch.slot.index]
+            lane.since_s = time.monotonic()
             lane.free.append(batch.slot.index)
             for waiting in [other for other in self._filling.values() if other.lane is lane]:
                 self._send_if_due(waiting)
@@ -270,7 +285,7 @@ class Batcher:
 
     def send_due(self) -> float | None:
         """Sends what is due; when the next batch will be, monotonic seconds, or None."""
-        with self.lock:
+        with self._sending():
             for batch in list(self._filling.values()):
                 self._send_if_due(batch)
             waiting = [b.deadline_s for b in self._filling.values() if b.lane.is_hungry and b.is_whole]
@@ -284,6 +299,15 @@ class Batcher:
         """The lanes whose workers are ready."""
         with self.lock:
             yield from list(self._lanes)
+
+    @contextlib.contextmanager
+    def _sending(self) -> Iterator[None]:
+        """The lock, held where a batch may be sent; then what could not be sent is given back."""
+        with self.lock:
+            yield
+            torn, self._torn = self._torn, []
+        for batch in torn:
+            self._on_lost(batch)
 
     def _refuse_if_closed(self) -> None:
         if self._closed is not None:
@@ -305,14 +329,19 @@ class Batcher:
         capacity = 1 if job.alone else len(lane.slots[0].frames)
         capacity = min(capacity, group.size) if group is not None else capacity
         batch = self._new(lane, key, capacity, together=group is not None)
-        self._filling[key] = batch
+        if batch is not None:
+            self._filling[key] = batch
         return batch
 
-    def _new(self, lane: Lane, key: Hashable, capacity: int, *, together: bool) -> Batch:
+    def _new(self, lane: Lane, key: Hashable, capacity: int, *, together: bool) -> Batch | None:
         self._uses += 1
         lane.used = self._uses
         slot = lane.slots[lane.free.popleft()]
-        slot.begin()
+        try:
+            slot.begin()
+        except RingError as error:  # the slot is left out until the lane's worker is replaced
+            self._on_broken(lane, error)
+            return None
         return Batch(lane, slot, key, capacity, together, time.monotonic() + self._max_delay_s)
 
     def _seal(self, batch: Batch) -> None:
@@ -330,6 +359,14 @@ class Batcher:
         self._send(batch)
 
     def _send(self, batch: Batch) -> None:
+        try:
+            self._publish(batch)
+        except RingError as error:
+            batch.lost = True
+            self._torn.append(batch)
+            self._on_broken(batch.lane, error)
+
+    def _publish(self, batch: Batch) -> None:
         lane = batch.lane
         thresholds = next((job.thresholds for job in batch.jobs if job is not None), None)
         if thresholds is None:  # every place was given up
@@ -337,11 +374,9 @@ class Batcher:
             lane.free.append(batch.slot.index)
             self._slot_free.notify_all()
             return
-        lane.sequence += 1
-        batch.task = Task(
-            lane.sequence, len(batch.jobs), thresholds.conf, thresholds.iou, time.monotonic_ns()
-        )
-        batch.slot.publish(batch.task)
+        task = Task(lane.sequence + 1, len(batch.jobs), thresholds.conf, thresholds.iou, time.monotonic_ns())
+        batch.slot.publish(task)
+        batch.task, lane.sequence = task, task.sequence
         if not lane.in_flight:
             lane.since_s = time.monotonic()
         lane.in_flight[batch.slot.index] = batch

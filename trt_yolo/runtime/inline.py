@@ -12,7 +12,7 @@ import threading
 from trt_yolo.manifest import Manifest
 from trt_yolo.runtime.jobs import Death
 from trt_yolo.runtime.process import RingOptions, WorkerGone
-from trt_yolo.runtime.ring import Ring
+from trt_yolo.runtime.ring import Ring, RingError
 from trt_yolo.runtime.wake import Wake
 from trt_yolo.runtime.worker import WorkerSpec, run_slots
 
@@ -48,7 +48,8 @@ class WorkerThread:
         """See `Worker`."""
         self._said.take()
         if self._error is not None:
-            raise WorkerGone(Death(f"said: {self._error}"), self._error) from self._error
+            torn = isinstance(self._error, RingError)
+            raise WorkerGone(Death(f"said: {self._error}", is_torn=torn), self._error) from self._error
         self.is_ready = self.ring is not None
 
     def notify(self) -> None:

@@ -83,10 +83,12 @@ class Death:
     Attributes:
         cause: In words.
         from_outside: It was killed by somebody else, which need not be the frame's fault.
+        is_torn: Something wrote to its memory: what lies there is no answer.
     """
 
     cause: str
     from_outside: bool = False
+    is_torn: bool = False
 
 
 @dataclass(eq=False, slots=True)

@@ -98,6 +98,7 @@ class Pool:
             max_delay_s=options.max_delay_ms / 1e3,
             on_lost=self._lost,
             on_waiting=lambda: self._supervisor.hurry(),
+            on_broken=lambda lane, error: self._supervisor.break_off(lane, error),
         )
         self._supervisor = Supervisor(
             self._worker,
@@ -447,6 +448,7 @@ class Pool:
 
     def _drain(self) -> None:
         self._closing = self._closing or _closed()
+        self.expect(1)  # whoever waited so far may have gone: the supervisor takes the answers
         while self._jobs and not self._supervisor.is_over:
             self._idle.clear()
             if self._jobs:

@@ -162,7 +162,7 @@ class WorkerProcess:
         message = received[0]
         if "error" in message:
             error = _error(message)
-            raise WorkerGone(Death(f"said: {error}"), error)
+            raise WorkerGone(Death(f"said: {error}", is_torn=isinstance(error, RingError)), error)
         if "loaded" in message:
             self._share(manifest_from_json(message["loaded"], origin="the worker's model"))
         self.is_ready = "ready" in message

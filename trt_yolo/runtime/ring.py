@@ -263,6 +263,8 @@ class Slot:
         if self.task[:2] != sent[:2]:
             raise RingError(f"slot {self.index} answers another task than it was given")
         started_ns, finished_ns = _TIMES.unpack_from(self._memory, self._start + _TIMES_AT)
+        if not sent.ready_ns <= started_ns <= finished_ns:
+            raise RingError(f"slot {self.index} is {state.name} and no worker has run it")
         return Answer(self._text() if state == State.FAILED else None, started_ns, finished_ns)
 
     def release(self) -> None:

@@ -20,12 +20,13 @@ from trt_yolo.runtime.answers import Answers, Poll
 from trt_yolo.runtime.batching import Batch, Batcher, Lane
 from trt_yolo.runtime.jobs import Death
 from trt_yolo.runtime.process import Worker, WorkerGone
-from trt_yolo.runtime.ring import RingError
+from trt_yolo.runtime.ring import RingError, State
 from trt_yolo.runtime.wake import Wake
 
 _log = logging.getLogger(__name__)
 
 _TICK_S = 0.25
+_PAUSE_S = 8 * _TICK_S
 _MINUTE_S = 60.0
 _STOP_S = 5.0
 _REAP_S = 5.0
@@ -135,6 +136,7 @@ class Supervisor:
         self._wake = Wake.create()
         self.answers = Answers(self._poll)
         self._next_tick_s = 0.0
+        self._looked_s = time.monotonic()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="trt-yolo-supervisor", daemon=True)
 
@@ -165,6 +167,13 @@ class Supervisor:
     def is_this_thread(self) -> bool:
         """Whether the caller runs in the thread that would have to answer, and must not wait for itself."""
         return threading.get_ident() in (self._thread.ident, self.answers.taker)
+
+    def break_off(self, lane: Lane, error: RingError) -> None:
+        """A lane's memory was written to by something else: its worker is replaced soon. From any thread."""
+        for post in self.posts:
+            if post.lane is lane:
+                post.broken = _scribbled(error)
+        self.hurry()
 
     def forget(self) -> None:
         """In a forked child: lets go of what belongs to the parent, without a word to the workers."""
@@ -199,6 +208,7 @@ class Supervisor:
     def _tick(self, now_s: float) -> float:
         """Does what is due; when to look again, monotonic seconds."""
         next_s = now_s + _TICK_S
+        self._forgive_pause(now_s)
         self.answers.take_forgotten()
         for post in self.posts:
             worker = post.worker
@@ -211,10 +221,30 @@ class Supervisor:
             elif not worker.is_ready and now_s >= post.ready_by_s:
                 limit_s = self._patience.start_timeout_s
                 self._bury(post, Death(f"was not ready after {limit_s:g} s"))
-            elif post.lane.in_flight and now_s - post.lane.since_s >= self._patience.timeout_s:
+            elif self._hangs(post, now_s):
                 self._bury(post, Death(f"answered nothing for {self._patience.timeout_s:g} s"))
         due_s = self._batcher.send_due()
         return next_s if due_s is None else min(next_s, due_s)
+
+    def _hangs(self, post: Post, now_s: float) -> bool:
+        """Whether a worker has work, and has answered nothing for too long."""
+        lane = post.lane
+        if not lane.in_flight or now_s - lane.since_s < self._patience.timeout_s:
+            return False
+        with contextlib.suppress(RingError):
+            for batch in list(lane.in_flight.values()):
+                if batch.slot.state in (State.DONE, State.FAILED):
+                    return False  # it did answer: whoever should take the answer is busy
+        return True
+
+    def _forgive_pause(self, now_s: float) -> None:
+        """Time in which this program itself was stopped is nobody's fault."""
+        pause_s = now_s - self._looked_s
+        self._looked_s = now_s
+        if pause_s > _PAUSE_S:
+            for post in self.posts:
+                post.lane.since_s += pause_s
+                post.ready_by_s += pause_s
 
     def _fill(self, post: Post, now_s: float) -> None:
         try:
@@ -251,6 +281,7 @@ class Supervisor:
         post.lane.notify = worker.notify
         assert worker.ring is not None
         self._batcher.open_lane(post.lane, worker.ring)
+        self.answers.nudge()  # whoever waits for room
         if all(other.worker is not None and other.worker.is_ready for other in self.posts):
             self.started.set()
 
@@ -262,8 +293,7 @@ class Supervisor:
         try:
             self._on_answer(post.lane)
         except RingError as error:
-            post.broken = Death(f"shares memory that something wrote to: {error}")
-            self.hurry()
+            self.break_off(post.lane, error)
         else:
             post.failures = 0
 
@@ -276,8 +306,9 @@ class Supervisor:
         worker.join(_REAP_S)
         with self.answers.exclusively():
             self.answers.ignore(worker.done.fileno())
-            with contextlib.suppress(RingError):
-                self._on_answer(post.lane)  # what it answered before it ended
+            if not death.is_torn:
+                with contextlib.suppress(RingError):
+                    self._on_answer(post.lane)  # what it answered before it ended
             orphans = self._batcher.shut_lane(post.lane)
             worker.close()
             post.worker = None
@@ -316,7 +347,10 @@ class Supervisor:
         """Stops all workers, those that do not leave by force."""
         workers = [post.worker for post in self.posts if post.worker is not None]
         for worker in workers:
-            worker.stop()
+            if worker.is_ready:
+                worker.stop()
+            else:
+                worker.kill()  # one that still loads hears nothing, and has nothing to lose
         until_s = time.monotonic() + _STOP_S
         for worker in workers:
             if not worker.join(max(0.0, until_s - time.monotonic())):
@@ -332,3 +366,7 @@ class Supervisor:
                 post.lane.slots = ()
         self.answers.close()
         self._wake.close()
+
+
+def _scribbled(error: RingError) -> Death:
+    return Death(f"shares memory that something wrote to: {error}", is_torn=True)

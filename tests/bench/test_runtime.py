@@ -1,0 +1,129 @@
+"""The bench of the runtime: small runs of its parts, whose figures must fit together."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import trt_yolo
+from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
+from trt_yolo.bench import peers, runtime
+from trt_yolo.bench.measure import write_scenes
+from trt_yolo.bench.peer_process import PeerProcess
+from trt_yolo.bench.runtime import EndToEnd, RingCost, bench_end_to_end, bench_ring, summary
+from trt_yolo.errors import BackendError
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_scenes(tmp_path_factory.mktemp("scenes"), (256, 256))
+
+
+@pytest.fixture(scope="module")
+def ring() -> RingCost:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (
+            ("_WINDOWS", 2),
+            ("_RING_FRAMES", 200),
+            ("_QUEUE_FRAMES", 20),
+            ("_CALLS", 20),
+            ("MEMORY_FRAMES", 1_000),
+            ("_MEMORY_STEP", 50),
+        ):
+            patch.setattr(runtime, name, value)
+        return bench_ring()
+
+
+@pytest.fixture(scope="module")
+def end_to_end(demo_onnx: Path, paths: list[Path]) -> EndToEnd:
+    with trt_yolo.load(demo_onnx, workers=2, threads=1) as model:
+        bare = OnnxRuntimeBackend(demo_onnx, threads=1)
+        return bench_end_to_end(model, bare, paths, weights=None, seconds=2)
+
+
+def test_the_ring_is_slower_than_a_copy_and_faster_than_a_queue(ring: RingCost) -> None:
+    assert 0 < ring.ring_vs_copy < 1
+    assert ring.ring_vs_queue > 1
+    assert ring.frames_per_s < ring.copy_frames_per_s
+    assert ring.plain_latency_ms > 0
+
+
+def test_the_ring_is_as_large_as_it_says(ring: RingCost) -> None:
+    payload = runtime.SLOTS * runtime.RING_BATCH * runtime.IMGSZ**2 * 3
+    rows = runtime.SLOTS * runtime.RING_BATCH * 512 * 6 * 4
+    assert payload + rows < ring.shared_memory_bytes < 1.01 * (payload + rows)
+
+
+def test_memory_does_not_grow_with_every_frame(ring: RingCost) -> None:
+    frame_bytes = runtime.IMGSZ**2 * 3
+    assert abs(ring.rss_slope_bytes_per_frame) < frame_bytes / 100
+
+
+def test_without_peers_their_figures_are_missing(end_to_end: EndToEnd) -> None:
+    assert end_to_end.images_per_s > 0
+    assert end_to_end.e2e_vs_limit == pytest.approx(
+        end_to_end.images_per_s / end_to_end.limit_images_per_s, rel=0.5
+    )
+    assert (end_to_end.workers, end_to_end.threads) == (2, 1)
+    assert end_to_end.seed_images_per_s is end_to_end.e2e_vs_seed is end_to_end.e2e_vs_ultralytics is None
+
+
+def test_the_summary_is_flat_json_with_every_figure(ring: RingCost, end_to_end: EndToEnd) -> None:
+    for values in (summary(ring, end_to_end), summary(ring, None)):
+        assert json.loads(json.dumps(values)) == values
+        assert {
+            "ring_vs_copy", "ring_vs_queue", "added_latency_ms", "e2e_vs_limit", "e2e_vs_ultralytics",
+            "e2e_vs_seed", "rss_slope_bytes_per_frame",
+        } <= set(values)  # fmt: skip
+    assert summary(ring, end_to_end)["e2e_vs_limit"] == round(end_to_end.e2e_vs_limit, 3)
+
+
+def test_a_swapped_frame_does_not_go_unnoticed() -> None:
+    frames = [np.full((runtime.IMGSZ, runtime.IMGSZ, 3), 7, np.uint8)] * 32
+    with runtime.null_model(8, workers=0) as model, pytest.raises(AssertionError, match="as another"):
+        runtime._stream_rate(model, frames)
+
+
+def test_a_slope_is_found_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = iter(range(0, 10**9, 5_000))
+    monkeypatch.setattr(runtime, "_rss_bytes", lambda _: next(sizes) // 2)
+    monkeypatch.setattr(runtime, "MEMORY_FRAMES", 500)
+    monkeypatch.setattr(runtime, "_MEMORY_STEP", 50)
+    frames = [np.zeros((runtime.IMGSZ, runtime.IMGSZ, 3), np.uint8)]
+    with runtime.null_model(8, workers=1) as model:
+        slope, error = runtime._rss_slope(model, frames)
+    assert slope == pytest.approx(2 * 5_000 / 50, rel=0.01)
+    assert error < 1
+
+
+def test_a_peer_that_cannot_start_says_how_to_see_why() -> None:
+    with pytest.raises(BackendError, match=r"python -m trt_yolo\.bench\.peers nobody"):
+        PeerProcess("nobody", peers.PeerOptions())
+
+
+def test_the_first_and_last_images_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 100.0, 107.0])  # start; after the 2nd; after the 9th
+    monkeypatch.setattr(peers.time, "perf_counter", lambda: next(now))
+    counted, seconds = peers.steady_seconds(range(11), 11, 2)
+    assert (counted, seconds) == (7, 7.0)
+
+
+@pytest.mark.timeout(300)
+def test_ultralytics_and_the_seed_run_the_same_weights(paths: list[Path]) -> None:
+    pytest.importorskip("ultralytics")
+    from trt_yolo.export.weights import demo_checkpoint
+
+    options = peers.PeerOptions(
+        imgsz=[256, 256],
+        images=[str(path) for path in paths],
+        weights=str(demo_checkpoint()),
+        workers=2,
+        threads=1,
+    )
+    for name in ("ultralytics", "seed"):
+        with PeerProcess(name, options) as peer:
+            assert math.isfinite(peer.images_per_s(6))
