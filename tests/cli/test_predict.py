@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.cli.commands import Command, run_process
+from tests.cli.commands import Command, assert_one_error, run_process
 from trt_yolo.demo.scenes import NAMES, scene
 from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.media.images import read_image
@@ -225,3 +225,38 @@ def test_output_fits_every_encoding(
         assert [json.loads(line)["path"] for line in outcome.out.splitlines()] == [
             str(path) for path in paths
         ]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_workers_answer_alike_and_in_order(
+    workers: str, demo_onnx: Path, scenes: list[Path], tmp_path: Path, cli: Command
+) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff")
+    sources = [*scenes, str(broken), *scenes]
+    arguments = ["predict", str(demo_onnx), *map(str, sources), "--json"]
+    alone, many = cli(*arguments), cli(*arguments, "--workers", workers, "--save", str(tmp_path / "drawn"))
+    assert alone.code == many.code == 1
+    assert many.err == alone.err
+    assert "broken.jpg" in many.err
+    for line, wanted in zip(many.out.splitlines(), alone.out.splitlines(), strict=True):
+        got, want = json.loads(line), json.loads(wanted)
+        assert (got["path"], len(got["detections"])) == (want["path"], len(want["detections"]))
+    assert len(list((tmp_path / "drawn").iterdir())) == len(scenes)
+
+
+@pytest.mark.parametrize("workers", ["-1", "257"])
+def test_a_number_of_workers_that_cannot_be(
+    workers: str, demo_onnx: Path, scenes: list[Path], cli: Command
+) -> None:
+    outcome = cli("predict", str(demo_onnx), str(scenes[0]), "--workers", workers)
+    assert_one_error(outcome, f"workers is {workers}", "at least 0 and at most 256")
+
+
+def test_what_a_worker_cannot_load_is_said_in_one_line(
+    scenes: list[Path], tmp_path: Path, cli: Command
+) -> None:
+    model = tmp_path / "text.onnx"
+    model.write_text("text")
+    outcome = cli("predict", str(model), str(scenes[0]), "--workers", "2")
+    assert_one_error(outcome, "ONNX Runtime", "cannot load", "text.onnx", "export it again")

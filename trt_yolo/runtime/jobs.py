@@ -5,6 +5,7 @@ Enters: an image and thresholds. Leaves: `Detections` or an error, exactly once.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ Rows = npt.NDArray[np.float32]
 DEFAULT_CONF = 0.25
 DEFAULT_IOU = 0.7
 DEFAULT_MAX_DET = 300
+
+_ENDING = threading.Lock()  # of all jobs: it is held for two lines
 
 _MOST_CRASHES = 2
 _MOST_LOSSES = 3
@@ -174,13 +177,13 @@ class Job:
 
     def succeed(self, detections: Detections, stages_ms: tuple[float, ...]) -> None:
         """Ends it with what was found; does nothing if it has ended."""
-        if not self.ended:
+        if self._may_end():
             self.detections, self.stages_ms = detections, stages_ms
             self._end()
 
     def fail(self, error: Exception) -> None:
         """Ends it with an error; does nothing if it has ended."""
-        if not self.ended:
+        if self._may_end():
             self.error = error
             self._end()
 
@@ -199,8 +202,13 @@ class Job:
             "it is not tried again: look at this frame, and at the model with --workers 0"
         )
 
+    def _may_end(self) -> bool:
+        """Whether it has not ended yet; true once, for one thread."""
+        with _ENDING:
+            was, self.ended = self.ended, True
+        return not was
+
     def _end(self) -> None:
-        self.ended = True
         self.frame = None
         self.let_go()
         self.on_end(self)

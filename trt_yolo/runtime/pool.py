@@ -90,6 +90,7 @@ class Pool:
         self._jobs: set[Job] = set()
         self._idle = threading.Event()
         self._closing: Exception | None = None
+        self._is_over = False
         self._feed: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._feed_lock = threading.Lock()
         self._decoders: list[threading.Thread] = []
@@ -157,6 +158,7 @@ class Pool:
             for job in jobs:
                 self._jobs.add(job)
                 self._feed.put(job)
+        self._end_if_over(jobs)
 
     def helper(self) -> contextlib.AbstractContextManager[None]:
         """For a thread that will `wait` for its jobs: while it is in there, nobody else need be woken for them."""
@@ -216,14 +218,20 @@ class Pool:
         if batch is None:
             return False
         self._jobs.update(jobs)
+        written = 0
         try:
-            for index, job in enumerate(jobs):
-                error = self._letterbox(job, batch.slot.frames[index])
+            for job in jobs:
+                error = self._letterbox(job, batch.slot.frames[written])
                 if error is not None:
-                    batch.jobs[index] = None
+                    batch.jobs[written] = None
                     self._fail(job, error)
-        finally:  # also when interrupted: what is not written yet is answered, and heard by nobody
+                written += 1
+        finally:
+            for number in range(written, len(jobs)):  # interrupted
+                batch.jobs[number] = None
+                self._fail(jobs[number], ClosedError("interrupted"))
             self._batcher.commit_together(batch)
+        self._end_if_over(jobs)
         return True
 
     def fill(self, job: Job, *, helps: bool = False) -> None:
@@ -240,6 +248,11 @@ class Pool:
         self._check()
         self._jobs.add(job)
         self._place(job, helps=helps)
+
+    def refuse_if_over(self) -> None:
+        """Raises what closed the pool, if nothing will be answered any more."""
+        if self._is_over:
+            self._check()
 
     def note_source(self, name: str | None, *, frames: int, dropped: int, newly_dropped: bool) -> None:
         """How far a stream has got; for `stats`."""
@@ -434,6 +447,13 @@ class Pool:
         job.group = None
         self._start_decoders()
         self._feed.put(job)
+        self._end_if_over([job])
+
+    def _end_if_over(self, jobs: Sequence[Job]) -> None:
+        """Ends jobs that came when everybody had gone."""
+        if self._is_over and self._closing is not None:
+            for job in jobs:
+                self._fail(job, _again_as_new(self._closing))
 
     def _fail(self, job: Job, error: Exception) -> None:
         self._ledger.errors += not job.ended
@@ -457,6 +477,7 @@ class Pool:
     def _ended(self, reason: Exception | None) -> None:
         """All is over: whoever waits gets the reason."""
         self._closing = reason or self._closing or _closed()
+        self._is_over = True
         self._batcher.close(_again_as_new(self._closing))
         for job in list(self._jobs):
             self._fail(job, _again_as_new(self._closing))

@@ -196,12 +196,19 @@ class Stream:
             self._pool.fill(job)
         except Exception as error:  # noqa: BLE001  closed: the consumer hears it
             job.fail(error)
-            self.end(error)
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """The pool takes nothing more: the reader is let go, and the consumer gets the error at last."""
+        self._waiting.clear()
+        self._stopped = self._ended = True
+        self._error = self._error or error
+        self._answered.put(None)
 
     def end(self, error: BaseException | None = None) -> None:
         """The source has ended, or failed: then its error comes after the last result."""
         with self._lock:
-            self._ended, self._error = True, error
+            self._ended, self._error = True, self._error or error
         self._answered.put(None)
         self._pool.nudge()
         self.on_news()
@@ -252,7 +259,10 @@ class Stream:
             if job is not None:
                 self._early[job.order if self._options.ordered else self._taken] = job
             elif not wait and self._answered.empty():
+                self._pool.refuse_if_over()
                 return None
+            elif self._answered.empty():
+                self._pool.refuse_if_over()
 
     def _next_answer(self, wait: bool) -> Job | None:
         if wait:
@@ -345,10 +355,9 @@ class Stream:
             try:
                 self._pool.put(ready)
             except Exception as error:  # noqa: BLE001  closed: the consumer hears it
-                self._waiting.clear()
-                self._ended, self._error = True, self._error or error
                 for job in ready:
                     job.fail(error)
+                self._give_up(error)
             self._note()
 
     def _on_end(self, job: Job) -> None:
