@@ -50,6 +50,9 @@ class Answers:
     Args:
         poll: The supervisor's own, which takes what nobody else does.
 
+    Raises:
+        OSError: No file descriptor can be had.
+
     Attributes:
         taker: Identity of the waiting thread that takes answers now; None: the supervisor does.
     """
@@ -58,13 +61,16 @@ class Answers:
         self.taker: int | None = None
         self._poll = poll
         self._on_readable: dict[int, Callable[[], None]] = {}
-        self._news = Wake.create()
         self._has_epoll = hasattr(select, "epoll")
-        if self._has_epoll:
-            self._inner = select.epoll()
-            self._outer = select.epoll()
-            self._outer.register(self._inner.fileno(), select.EPOLLIN)
-            poll.listen(self._outer.fileno(), self.take_all)
+        with contextlib.ExitStack() as on_error:
+            self._news = Wake.create()
+            on_error.callback(self._news.close)
+            if self._has_epoll:
+                self._inner = on_error.enter_context(contextlib.closing(select.epoll()))
+                self._outer = on_error.enter_context(contextlib.closing(select.epoll()))
+                self._outer.register(self._inner.fileno(), select.EPOLLIN)
+                poll.listen(self._outer.fileno(), self.take_all)
+            on_error.pop_all()
         self._taking = threading.RLock()
         self._turn = threading.Lock()
         self._state = threading.Lock()

@@ -6,12 +6,13 @@ the program, a hang cannot be ended, and nothing is warmed up: a program for one
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 
 from trt_yolo.manifest import Manifest
 from trt_yolo.runtime.jobs import Death
-from trt_yolo.runtime.process import RingOptions, WorkerGone
+from trt_yolo.runtime.process import RingOptions, WorkerGone, start_errors_in_words
 from trt_yolo.runtime.ring import Ring, RingError
 from trt_yolo.runtime.wake import Wake
 from trt_yolo.runtime.worker import WorkerSpec, run_slots
@@ -23,6 +24,9 @@ class WorkerThread:
     Args:
         spec: What it is told; its cores are those of the program.
         ring: How large its ring is.
+
+    Raises:
+        WorkerError: No file descriptor can be had.
     """
 
     def __init__(self, spec: WorkerSpec, *, ring: RingOptions) -> None:
@@ -30,11 +34,11 @@ class WorkerThread:
         self.manifest: Manifest | None = None
         self.ring: Ring | None = None
         self.is_ready = False
-        self.done = Wake.create()
         self._spec = spec
         self._ring_options = ring
-        self._ready = Wake.create()
-        self._said = Wake.create()
+        with contextlib.ExitStack() as on_error, start_errors_in_words():
+            self.done, self._ready, self._said = (_created(on_error) for _ in range(3))
+            on_error.pop_all()
         self._error: Exception | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._live, name="trt-yolo-worker", daemon=True)
@@ -89,3 +93,9 @@ class WorkerThread:
         except Exception as error:  # noqa: BLE001  the pool raises it where somebody waits
             self._error = error
             self._said.signal()
+
+
+def _created(on_error: contextlib.ExitStack) -> Wake:
+    wake = Wake.create()
+    on_error.callback(wake.close)
+    return wake

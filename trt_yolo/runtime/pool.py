@@ -483,7 +483,6 @@ class Pool:
             self._fail(job, _again_as_new(self._closing))
         for _ in self._decoders:
             self._feed.put(None)
-        _POOLS.discard(self)
 
 
 def _working_directory() -> str | None:

@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -133,7 +134,7 @@ class WorkerProcess:
         self.is_ready = False
         self._ring_options = ring
         self._fate: Death | None = None
-        with contextlib.ExitStack() as on_error, _clear_errors():
+        with contextlib.ExitStack() as on_error, start_errors_in_words():
             self._ready = Wake.create()
             on_error.callback(self._ready.close)
             self.done = Wake.create()
@@ -256,7 +257,8 @@ def _error(message: dict[str, Any]) -> TrtYoloError:
 
 
 @contextlib.contextmanager
-def _clear_errors() -> Any:
+def start_errors_in_words() -> Iterator[None]:
+    """Raises WorkerError where the system refuses a process or a file descriptor."""
     try:
         yield
     except OSError as error:

@@ -19,7 +19,7 @@ from trt_yolo.manifest import Manifest
 from trt_yolo.runtime.answers import Answers, Poll
 from trt_yolo.runtime.batching import Batch, Batcher, Lane
 from trt_yolo.runtime.jobs import Death
-from trt_yolo.runtime.process import Worker, WorkerGone
+from trt_yolo.runtime.process import Worker, WorkerGone, start_errors_in_words
 from trt_yolo.runtime.ring import RingError, State
 from trt_yolo.runtime.wake import Wake
 
@@ -111,6 +111,9 @@ class Supervisor:
             RingError.
         on_orphans: Called with the batches of a worker that ended, and why.
         on_end: Called once when all is over, with the reason if it was not `stop`.
+
+    Raises:
+        WorkerError: No file descriptor can be had.
     """
 
     def __init__(
@@ -133,8 +136,11 @@ class Supervisor:
         self._budget = RestartBudget(patience.max_restarts)
         self._on_answer, self._on_orphans, self._on_end = on_answer, on_orphans, on_end
         self._poll = Poll()
-        self._wake = Wake.create()
-        self.answers = Answers(self._poll)
+        with contextlib.ExitStack() as on_error, start_errors_in_words():
+            self._wake = Wake.create()
+            on_error.callback(self._wake.close)
+            self.answers = Answers(self._poll)
+            on_error.pop_all()
         self._next_tick_s = 0.0
         self._looked_s = time.monotonic()
         self._stopping = False

@@ -125,6 +125,7 @@ def serve(fd: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the program, which stops its workers
     channel = Channel.from_fd(fd)
+    threading.Thread(target=_guard, args=(channel,), daemon=True).start()
     try:
         with contextlib.ExitStack() as stack:
             _serve(channel, stack)
@@ -157,21 +158,27 @@ def _serve(channel: Channel, stack: contextlib.ExitStack) -> None:
     warm_up(backend, ring)
     ready, done = Wake(fds[_READY_READ], fds[_READY_WRITE]), Wake(-1, fds[_DONE_WRITE])
     stopped = threading.Event()
-    threading.Thread(target=_watch, args=(channel, stopped, ready), daemon=True).start()
+    threading.Thread(target=_heed, args=(channel, stopped, ready), daemon=True).start()
     channel.send({"ready": True})
     run_slots(backend, ring, ready, done, stopped.is_set)
 
 
-def _watch(channel: Channel, stopped: threading.Event, ready: Wake) -> None:
-    """Waits for the order to stop; leaves at once when the program is gone, whatever the worker is doing."""
+def _guard(channel: Channel) -> None:
+    """Ends the process when its program is gone, whatever it is doing, from its first moment to its last."""
     program = os.getppid()
-    while not select.select([channel], [], [], _LOOK_S)[0]:
+    hang_up = select.poll()
+    hang_up.register(channel, getattr(select, "POLLRDHUP", 0))
+    while not hang_up.poll(_LOOK_S * 1e3):
         if os.getppid() != program:  # the socket may live on in a child that the program forked
-            os._exit(0)
-    if channel.receive() is None:
-        os._exit(0)
-    stopped.set()
-    ready.signal()
+            break
+    os._exit(0)
+
+
+def _heed(channel: Channel, stopped: threading.Event, ready: Wake) -> None:
+    """Waits for the order to stop, and passes it on."""
+    if channel.receive() is not None:
+        stopped.set()
+        ready.signal()
 
 
 def _in_words(error: Exception) -> str:
