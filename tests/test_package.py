@@ -37,7 +37,7 @@ def test_exported_names_are_pinned() -> None:
     ("name", "home"),
     [
         ("Detections", "trt_yolo.detections"),
-        ("Model", "trt_yolo.runtime.inline"),
+        ("Model", "trt_yolo.runtime.model"),
         ("TrtYoloError", "trt_yolo.errors"),
         ("load", "trt_yolo.loading"),
     ],

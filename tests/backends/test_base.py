@@ -108,6 +108,75 @@ def test_an_unconverged_filling_frame_is_nobodys_concern() -> None:
     np.testing.assert_array_equal(backend.infer(_frames(2), conf=0.25, iou=0.3), [CHAIN, CHAIN])
 
 
+def _slot(backend: Recited) -> tuple[Frames, Rows]:
+    """Memory as a worker's slot has it, filled with what was there before."""
+    largest = backend.manifest.batch.maximum
+    return _frames(largest), np.full((largest, len(CHAIN), 6), 77, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("batch", "count", "run"),
+    [
+        (BatchRange(1, 1), 1, 1),
+        (BatchRange(4, 4), 1, 4),
+        (BatchRange(4, 4), 4, 4),
+        (BatchRange(1, 4), 1, 1),
+        (BatchRange(1, 4), 3, 3),
+        (BatchRange(2, 4), 1, 2),
+    ],
+)
+def test_rows_are_written_where_they_belong_from_where_the_frames_lie(
+    batch: BatchRange, count: int, run: int
+) -> None:
+    backend = Recited(batch)
+    frames, rows = _slot(backend)
+    before = frames.copy()
+    backend.infer_into(frames, rows, count=count, conf=0.25, iou=0.5)
+    (given,) = backend.given
+    assert given.shape == (run, *HW, 3)
+    assert np.shares_memory(given, frames)
+    np.testing.assert_array_equal(frames, before)
+    np.testing.assert_array_equal(rows[:count], [CHAIN] * count)
+    assert (rows[run:] == 77).all()
+
+
+@pytest.mark.parametrize(("iou", "kept"), [(0.3, [0, 2, 3]), (0.5, [0, 1, 2, 3])])
+def test_nms_is_finished_in_place_where_the_graph_did_not_converge(iou: float, kept: list[int]) -> None:
+    backend = Recited(BatchRange(1, 4), unconverged=(0, 3, 0, 0.5))
+    frames, rows = _slot(backend)
+    backend.infer_into(frames, rows, count=4, conf=0.25, iou=iou)
+    for index in (0, 2):
+        np.testing.assert_array_equal(rows[index], CHAIN)
+    for index in (1, 3):
+        np.testing.assert_array_equal(rows[index, : len(kept)], CHAIN[kept])
+        assert not rows[index, len(kept) :].any()
+
+
+def test_an_unconverged_frame_that_is_not_there_is_left_as_it_is() -> None:
+    backend = Recited(BatchRange(4, 4), unconverged=(0, 0, 9, 9))
+    frames, rows = _slot(backend)
+    backend.infer_into(frames, rows, count=2, conf=0.25, iou=0.3)
+    np.testing.assert_array_equal(rows[:2], [CHAIN, CHAIN])
+
+
+@pytest.mark.parametrize(
+    ("frames", "count", "message"),
+    [
+        pytest.param(_frames(4).astype(np.float32), 1, "float32", id="float"),
+        pytest.param(_frames(4).transpose(0, 2, 1, 3), 1, r"uint8 \(1, 64, 32, 3\)", id="sides-swapped"),
+        pytest.param(_frames(4), 0, "a batch of 0 frames; this model takes 1 to 4", id="no-frames"),
+        pytest.param(_frames(6), 5, "a batch of 5 frames; this model takes 1 to 4", id="too-many"),
+    ],
+)
+def test_memory_that_does_not_fit_is_refused_before_it_is_run(frames: Any, count: int, message: str) -> None:
+    backend = Recited(BatchRange(1, 4))
+    rows = np.full((4, len(CHAIN), 6), 77, np.float32)
+    with pytest.raises(InputError, match=message):
+        backend.infer_into(frames, rows, count=count, conf=0.25, iou=0.5)
+    assert backend.given == []
+    assert (rows == 77).all()
+
+
 def test_finishing_nms_on_no_rows_leaves_no_rows() -> None:
     backend = Recited(BatchRange(1, 1), rows=np.zeros((5, 6), np.float32), unconverged=(1,))
     assert not backend.infer(_frames(1), conf=0.25, iou=0.3).any()

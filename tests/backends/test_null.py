@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from trt_yolo.backends.null import NullBackend
+from trt_yolo.backends.null import NullBackend, null_from_manifest
 from trt_yolo.errors import InputError
 from trt_yolo.manifest import DEFAULT_ROWS, GraphKind, Manifest
 from trt_yolo.shapes import BatchRange
@@ -43,6 +43,23 @@ def test_a_static_batch_answers_only_the_frames_given(count: int) -> None:
 def test_a_head_graph_is_answered_with_as_many_rows_as_the_runtime_makes() -> None:
     backend = _backend(graph="head", rows=0)
     assert backend.infer(np.zeros((1, 32, 64, 3), np.uint8), conf=0.25, iou=0.7).shape == (1, DEFAULT_ROWS, 6)
+
+
+@pytest.mark.parametrize(("batch", "count"), [(UP_TO_8, 1), (UP_TO_8, 8), (BatchRange(4, 4), 3)], ids=str)
+def test_marks_are_written_into_memory_too(batch: BatchRange, count: int) -> None:
+    backend = _backend(batch=batch)
+    frames = np.zeros((batch.maximum, 32, 64, 3), np.uint8)
+    frames[:, 0, 0, 0] = np.arange(batch.maximum) + 3
+    rows = np.full((batch.maximum, 20, 6), 77, np.float32)
+    backend.infer_into(frames, rows, count=count, conf=0.25, iou=0.7)
+    np.testing.assert_array_equal(rows[:count], backend.infer(frames[:count], conf=0.25, iou=0.7))
+    assert rows[:count, 0, 5].tolist() == [(mark + 3) % 10 for mark in range(count)]
+
+
+def test_a_null_backend_is_made_from_a_manifests_json() -> None:
+    manifest = _backend().manifest
+    backend = null_from_manifest(manifest.to_json(), delay_ms=1)
+    assert backend.manifest == manifest
 
 
 def test_frames_are_checked_as_by_every_backend() -> None:

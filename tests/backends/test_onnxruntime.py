@@ -13,11 +13,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.assertions import assert_detections_match
 from trt_yolo.backends.base import Rows
-from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend, available_cores
+from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
+from trt_yolo.cores import available_cores
 from trt_yolo.demo.scenes import scene
 from trt_yolo.detections import Detections
 from trt_yolo.errors import BackendError, InputError, TrtYoloError, UnsupportedModelError
 from trt_yolo.export.exporting import ExportOptions, export_model
+from trt_yolo.manifest import DEFAULT_ROWS
 from trt_yolo.shapes import BatchRange
 from trt_yolo.vision.nms import greedy_nms
 
@@ -109,7 +111,7 @@ def test_bytes_are_loaded_like_the_file(
 
 
 def test_threads_are_every_core_unless_given(deploy: OnnxRuntimeBackend) -> None:
-    assert deploy.threads == available_cores() >= 1
+    assert deploy.threads == len(available_cores()) >= 1
 
 
 def test_a_path_may_hold_any_character(demo_onnx: Path, tmp_path: Path) -> None:
@@ -128,6 +130,85 @@ def test_a_static_batch_gives_each_frame_its_own_rows(
         assert len(rows) == count
         for got, wanted in zip(rows, alone, strict=False):
             assert_detections_match(_detections(got), wanted)
+
+
+GRAPHS = {
+    "static-1": "demo_onnx",
+    "static-4": "demo_static4_onnx",
+    "dynamic-1:4": "demo_dynamic_onnx",
+    "head": "demo_head_onnx",
+}
+
+
+@pytest.fixture(scope="module", params=GRAPHS)
+def any_graph(request: pytest.FixtureRequest) -> OnnxRuntimeBackend:
+    return OnnxRuntimeBackend(request.getfixturevalue(GRAPHS[request.param]), threads=1)
+
+
+def _slot(backend: OnnxRuntimeBackend) -> tuple[npt.NDArray[np.uint8], Rows]:
+    """Memory as a worker's slot has it, filled with what was there before."""
+    largest = backend.manifest.batch.maximum
+    rows = np.full((largest, backend.manifest.rows or DEFAULT_ROWS, 6), 77, np.float32)
+    return np.full((largest, *backend.manifest.imgsz_hw, 3), 55, np.uint8), rows
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_from_memory_into_memory_gives_the_same_rows(
+    any_graph: OnnxRuntimeBackend, frames: npt.NDArray[np.uint8], count: int
+) -> None:
+    count = min(count, any_graph.manifest.batch.maximum)
+    memory, rows = _slot(any_graph)
+    memory[:count] = frames[:count]
+    any_graph.infer_into(memory, rows, count=count, conf=0.25, iou=0.7)
+    wanted = any_graph.infer(frames[:count], conf=0.25, iou=0.7)
+    for got, one in zip(rows[:count], wanted, strict=True):
+        assert_detections_match(_detections(got), _detections(one))
+        assert not got[got[:, 4] == 0].any()
+    assert all(len(_detections(got)) for got in rows[:count])
+
+
+def test_the_same_memory_gives_each_frame_and_threshold_its_own_rows(
+    any_graph: OnnxRuntimeBackend, frames: npt.NDArray[np.uint8]
+) -> None:
+    memory, rows = _slot(any_graph)
+    for index, conf, iou in [(0, 0.25, 0.7), (1, 0.25, 0.7), (1, 0.9, 0.7), (1, 0.01, 0.3), (0, 0.25, 0.7)]:
+        memory[0] = frames[index]
+        any_graph.infer_into(memory, rows, count=1, conf=conf, iou=iou)
+        wanted = any_graph.infer(frames[index : index + 1], conf=conf, iou=iou)[0]
+        assert_detections_match(_detections(rows[0]), _detections(wanted))
+
+
+def test_several_slots_do_not_write_into_each_other(
+    any_graph: OnnxRuntimeBackend, frames: npt.NDArray[np.uint8]
+) -> None:
+    slots = [_slot(any_graph) for _ in range(3)]
+    for (memory, rows), frame in zip(slots, frames, strict=False):
+        memory[0] = frame
+        any_graph.infer_into(memory, rows, count=1, conf=0.25, iou=0.7)
+    for (memory, rows), frame in zip(slots, frames, strict=False):
+        np.testing.assert_array_equal(memory[0], frame)
+        wanted = any_graph.infer(frame[None], conf=0.25, iou=0.7)[0]
+        assert_detections_match(_detections(rows[0]), _detections(wanted))
+
+
+def test_frames_that_are_not_there_are_not_answered_by_a_dynamic_batch(
+    demo_dynamic_onnx: Path, frames: npt.NDArray[np.uint8]
+) -> None:
+    backend = OnnxRuntimeBackend(demo_dynamic_onnx, threads=1)
+    memory, rows = _slot(backend)
+    memory[:2] = frames[:2]
+    backend.infer_into(memory, rows, count=2, conf=0.25, iou=0.7)
+    assert (rows[2:] == 77).all()
+    assert (memory[2:] == 55).all()
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_a_count_that_the_model_does_not_take_is_refused(any_graph: OnnxRuntimeBackend, count: int) -> None:
+    memory, rows = _slot(any_graph)
+    more = np.concatenate([memory] * 5)
+    with pytest.raises(InputError, match=f"a batch of {count} frames"):
+        any_graph.infer_into(more, rows, count=count, conf=0.25, iou=0.7)
+    assert (rows == 77).all()
 
 
 def _head(

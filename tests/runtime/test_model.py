@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import queue
 import shutil
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,26 +19,49 @@ import pytest
 
 import trt_yolo
 from tests.assertions import assert_detections_match
-from trt_yolo import Detections, Model
-from trt_yolo.backends.null import NullBackend
+from trt_yolo import Detections
 from trt_yolo.demo.scenes import scene
-from trt_yolo.errors import BackendError, CheckpointError, ImageError, InputError, UnsupportedModelError
+from trt_yolo.errors import (
+    BackendError,
+    CheckpointError,
+    ClosedError,
+    ImageError,
+    InputError,
+    UnsupportedModelError,
+    WorkerError,
+)
 from trt_yolo.export.weights import demo_checkpoint
-from trt_yolo.runtime.inline import Thresholds
+from trt_yolo.runtime.model import Model
 from trt_yolo.vision.matching import iou_matrix, matched_pairs
 
 Image = npt.NDArray[np.uint8]
 
 
+BATCHES = {"static-1": "demo_onnx", "static-4": "demo_static4_onnx", "dynamic-1:4": "demo_dynamic_onnx"}
+
+
 @pytest.fixture(scope="module")
-def model(demo_onnx: Path) -> Model:
-    return trt_yolo.load(demo_onnx)
+def model(demo_onnx: Path) -> Iterator[Model]:
+    with trt_yolo.load(demo_onnx) as one:
+        yield one
 
 
-@pytest.fixture(scope="module", params=["static-1", "static-4", "dynamic-1:4"])
-def any_batch(request: pytest.FixtureRequest) -> Model:
-    names = {"static-1": "demo_onnx", "static-4": "demo_static4_onnx", "dynamic-1:4": "demo_dynamic_onnx"}
-    return trt_yolo.load(request.getfixturevalue(names[request.param]))
+@pytest.fixture(scope="module", params=BATCHES)
+def any_batch(request: pytest.FixtureRequest) -> Iterator[Model]:
+    with trt_yolo.load(request.getfixturevalue(BATCHES[request.param])) as one:
+        yield one
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(0, "dynamic-1:4"), *((workers, batch) for workers in (1, 2) for batch in BATCHES)],
+    ids=lambda param: f"{param[0]}-workers-{param[1]}",
+)
+def any_way(request: pytest.FixtureRequest) -> Iterator[Model]:
+    """Any number of workers, any batch."""
+    workers, batch = request.param
+    with trt_yolo.load(request.getfixturevalue(BATCHES[batch]), workers=workers) as one:
+        yield one
 
 
 def _images() -> list[Image]:
@@ -184,6 +210,31 @@ def test_thresholds_out_of_range_are_refused(model: Model, options: dict[str, An
         model([], **options)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "options",
+    [{"classes": 5}, {"max_det": 2.5}, {"conf": "0.5"}, {"conf": np.array([0.5])}, {"iou": None}],
+    ids=str,
+)
+def test_thresholds_of_another_type_are_the_error_of_who_gave_them_alone(
+    demo_onnx: Path, options: dict[str, Any]
+) -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    with trt_yolo.load(demo_onnx, backend="null") as one:
+        uses: list[Callable[[], object]] = [
+            lambda: one(image, **options),
+            lambda: one([image, image], **options),
+            lambda: one.submit(image, **options).result(20),
+            lambda: list(one.stream([image], **options)),
+        ]
+        for use in uses:
+            with pytest.raises((InputError, TypeError)):
+                use()
+        assert len(one(image)) == 1
+        assert len(one.submit(image).result(20)) == 1
+        assert one.stats().waiting == 0
+
+
 BAD_IMAGES = [
     pytest.param(np.zeros((8, 8, 3), np.float32), r"float32 \(8, 8, 3\)", id="float"),
     pytest.param(np.zeros((8, 8, 3), np.uint16), r"uint16 \(8, 8, 3\)", id="16-bit"),
@@ -232,10 +283,188 @@ def test_four_threads_at_once_get_what_they_asked_for(
         assert_detections_match(got, alone[position])
 
 
-def test_run_batch_says_what_each_stage_took(model: Model, images: list[Image]) -> None:
-    found, times = model.run_batch(images[:1], Thresholds())
-    assert len(found) == 1
-    assert min(times.letterbox_ms, times.infer_ms, times.post_ms) > 0
+@pytest.fixture(scope="module")
+def few(images: list[Image]) -> list[Image]:
+    """Five of them, for what is tried in many ways: no whole number of batches."""
+    return images[2:7]
+
+
+@pytest.fixture(scope="module")
+def few_alone(alone: list[Detections]) -> list[Detections]:
+    return alone[2:7]
+
+
+def _assert_all_match(found: list[Detections], alone: list[Detections]) -> None:
+    assert len(found) == len(alone)
+    for got, wanted in zip(found, alone, strict=True):
+        assert got.image_hw == wanted.image_hw
+        assert_detections_match(got, wanted)
+
+
+def _files(images: list[Image], folder: Path) -> list[Path]:
+    """The images as files, whose order by name is theirs."""
+    paths = [folder / f"{number}.png" for number in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    return paths
+
+
+def test_any_number_of_workers_finds_the_same_by_calls(
+    any_way: Model, images: list[Image], alone: list[Detections]
+) -> None:
+    _assert_all_match([any_way(image) for image in images], alone)
+    _assert_all_match(any_way(images), alone)
+
+
+def test_any_number_of_workers_finds_the_same_in_files(
+    any_way: Model, few: list[Image], few_alone: list[Detections], tmp_path: Path
+) -> None:
+    paths = _files(few, tmp_path)
+    _assert_all_match([any_way(paths[1])], [few_alone[1]])
+    _assert_all_match(any_way(paths), few_alone)
+    _assert_all_match(any_way([paths[0], few[1], *paths[2:]]), few_alone)
+    results = list(any_way.stream(tmp_path))
+    _assert_all_match([result.detections for result in results], few_alone)
+    assert [result.path for result in results] == paths
+    _assert_all_match([any_way.submit(str(path)).result(30) for path in paths], few_alone)
+
+
+def test_any_number_of_workers_finds_the_same_later(
+    any_way: Model, few: list[Image], few_alone: list[Detections]
+) -> None:
+    futures = [any_way.submit(image) for image in few]
+    _assert_all_match([future.result(30) for future in futures], few_alone)
+
+
+@pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "unordered"])
+@pytest.mark.parametrize("kind", [list, iter], ids=["list", "generator"])
+def test_any_number_of_workers_finds_the_same_in_a_stream(
+    any_way: Model, few: list[Image], few_alone: list[Detections], kind: Callable[[Any], Any], ordered: bool
+) -> None:
+    results = list(any_way.stream(kind(few), ordered=ordered))
+    indices = [result.index for result in results]
+    assert sorted(indices) == list(range(len(few)))
+    assert not ordered or indices == sorted(indices)
+    in_order = sorted(results, key=lambda result: result.index)
+    _assert_all_match([result.detections for result in in_order], few_alone)
+    for result in results:
+        assert result.times is not None
+        assert result.times.infer > 0
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["plain-source", "asynchronous-source"])
+def test_any_number_of_workers_finds_the_same_in_an_event_loop(
+    any_way: Model, few: list[Image], few_alone: list[Detections], is_async: bool
+) -> None:
+    async def source() -> AsyncIterator[Image]:
+        for image in few:
+            await asyncio.sleep(0)
+            yield image
+
+    async def collected() -> list[Detections]:
+        given = source() if is_async else few
+        return [result.detections async for result in any_way.astream(given)]
+
+    _assert_all_match(asyncio.run(collected()), few_alone)
+
+
+def test_any_number_of_workers_serves_many_threads_that_use_it_in_every_way(
+    any_way: Model, few: list[Image], few_alone: list[Detections]
+) -> None:
+    async def collected() -> list[Detections]:
+        return [result.detections async for result in any_way.astream(few)]
+
+    ways: list[Callable[[], list[Detections]]] = [
+        lambda: [any_way(image) for image in few],
+        lambda: any_way(few),
+        lambda: [future.result(30) for future in [any_way.submit(image) for image in few]],
+        lambda: [result.detections for result in any_way.stream(few)],
+        lambda: [result.detections for result in any_way.stream(iter(few))],
+        lambda: asyncio.run(collected()),
+    ]
+    with ThreadPoolExecutor(len(ways)) as threads:
+        for running in [threads.submit(way) for way in ways]:
+            _assert_all_match(running.result(60), few_alone)
+
+
+def test_any_number_of_workers_takes_the_same_thresholds(
+    any_way: Model, model: Model, few: list[Image]
+) -> None:
+    options: dict[str, Any] = {"conf": 0.01, "iou": 0.4, "classes": [1, 3, 5, 7], "max_det": 5}
+    wanted = [model(image, **options) for image in few]
+    assert sum(map(len, wanted)) > 3
+    _assert_all_match(any_way(few, **options), wanted)
+    _assert_all_match([any_way.submit(image, **options).result(30) for image in few], wanted)
+    _assert_all_match([result.detections for result in any_way.stream(few, **options)], wanted)
+
+
+def test_streams_of_different_thresholds_do_not_mix(any_way: Model, few: list[Image]) -> None:
+    few, many = any_way.stream(few, conf=0.9), any_way.stream(iter(few), conf=0.01)
+    for low, high in zip(many, few, strict=True):
+        assert low.index == high.index
+        kept = low.detections[low.detections.confidence > 0.9]
+        assert_detections_match(high.detections, kept)
+
+
+def test_what_was_submitted_is_the_callers_again(
+    any_way: Model, few: list[Image], few_alone: list[Detections]
+) -> None:
+    image = few[0].copy()
+    future = any_way.submit(image)
+    image[:] = 0
+    assert_detections_match(future.result(30), few_alone[0])
+
+
+def test_the_numbers_of_a_model_add_up(any_way: Model, few: list[Image]) -> None:
+    before = any_way.stats()
+    any_way(few)
+    list(any_way.stream(iter(few), name="camera"))
+    after = any_way.stats()
+    assert after.frames - before.frames == 2 * len(few)
+    assert sum(worker.frames for worker in after.workers) == after.frames
+    assert after.errors == before.errors
+    assert (after.waiting, after.dropped) == (0, 0)
+    assert after.sources["camera"].frames == len(few)
+    assert len(after.workers) == max(1, any_way.workers)
+    assert all(worker.is_ready and worker.restarts == 0 for worker in after.workers)
+    pids = {worker.pid for worker in after.workers}
+    assert len(pids) == len(after.workers)
+    assert (os.getpid() in pids) == (any_way.workers == 0)
+
+
+def test_a_frame_that_fails_does_not_stop_a_stream(
+    any_way: Model, few: list[Image], few_alone: list[Detections], tmp_path: Path
+) -> None:
+    (tmp_path / "bad.jpg").write_text("text")
+    source = [few[0], tmp_path / "bad.jpg", few[1], few[0][..., 0], few[2]]
+    for given in (source, iter(source)):
+        results = list(any_way.stream(given))
+        assert [result.error is None for result in results] == [True, False, True, False, True]
+        _assert_all_match([results[index].detections for index in (0, 2, 4)], few_alone[:3])
+        for result in (results[1], results[3]):
+            with pytest.raises(ImageError):
+                _ = result.detections
+        assert [result.path for result in results] == [None, tmp_path / "bad.jpg", None, None, None]
+
+
+def test_a_call_in_a_futures_callback_is_refused_and_submit_is_not(
+    model: Model, images: list[Image], alone: list[Detections]
+) -> None:
+    heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def callback(_: Future[Detections]) -> None:
+        for use in (lambda: model(images[0]), lambda: model.stream(images), lambda: model.submit(images[1])):
+            try:
+                heard.put(use())
+            except WorkerError as error:
+                heard.put(error)
+
+    model.submit(images[0]).add_done_callback(callback)
+    first, second, future = (heard.get(timeout=30) for _ in range(3))
+    if not isinstance(first, Detections):  # the future had ended before: the callback ran in this thread
+        assert "called from a future's callback" in str(first)
+        assert "called from a future's callback" in str(second)
+    assert_detections_match(future.result(30), alone[1])
 
 
 def test_the_null_backend_answers_every_image_in_order(demo_dynamic_onnx: Path) -> None:
@@ -248,17 +477,21 @@ def test_the_null_backend_answers_every_image_in_order(demo_dynamic_onnx: Path) 
         assert one.confidence.tolist() == [1]
 
 
-def test_leaving_the_context_closes_the_backend(model: Model) -> None:
-    closed: list[bool] = []
-
-    class Closing(NullBackend):
-        def close(self) -> None:
-            closed.append(True)
-
-    with Model(Closing(model.manifest)) as one:
-        assert closed == []
+def test_leaving_the_context_closes_the_model(demo_onnx: Path, images: list[Image]) -> None:
+    with trt_yolo.load(demo_onnx) as one:
+        assert isinstance(one, Model)
+        one(images[0])
         one.close()
-    assert closed == [True, True]
+    uses: list[Callable[[], object]] = [
+        lambda: one(images[0]),
+        lambda: one(images[:2]),
+        lambda: one.submit(images[0]),
+        lambda: list(one.stream(images[:2])),
+        lambda: list(one.stream(iter(images[:2]))),
+    ]
+    for use in uses:
+        with pytest.raises(ClosedError, match="the model is closed; load it again"):
+            use()
 
 
 def test_a_checkpoint_is_exported_into_the_cache_once(
@@ -284,9 +517,10 @@ def test_nothing_named_is_the_demo_for_threads_that_load_it_at_once(
     monkeypatch.setenv("TRT_YOLO_CACHE", str(tmp_path))
     with ThreadPoolExecutor(3) as pool:
         loaded = [future.result() for future in [pool.submit(trt_yolo.load) for _ in range(3)]]
-    for model in loaded:
-        assert model.manifest.source == "demo.pt"
-        assert_detections_match(model(images[0]), alone[0])
+    for one in loaded:
+        with one:
+            assert one.manifest.source == "demo.pt"
+            assert_detections_match(one(images[0]), alone[0])
     assert not list(tmp_path.rglob("*.part"))
 
 

@@ -84,9 +84,9 @@ class Backend(abc.ABC):
         for an address. Neither array is kept after `close`.
 
         Args:
-            frames_bgr: (batch, H, W, 3) uint8, contiguous, letterboxed; batch is the model's largest.
+            frames_bgr: (batch, H, W, 3) uint8, contiguous, letterboxed; what fills up a static batch is set to 0.
             rows: (batch, rows, 6) float32, contiguous; the first `count` are written.
-            count: Frames that are there, from 1; what lies in the others does not matter.
+            count: Frames that are there, from 1; batch may be larger.
             conf: Scores must be above it, 0 to 1.
             iou: NMS drops a row that overlaps a better one of its class by more, 0 to 1.
 
@@ -95,6 +95,7 @@ class Backend(abc.ABC):
         """
         self._check(frames_bgr[:count])
         run = max(count, self.manifest.batch.minimum)
+        frames_bgr[count:run] = 0  # not what an earlier batch left there
         unconverged = self._run_into(frames_bgr[:run], rows[:run], conf, iou)
         for index in np.flatnonzero(unconverged[:count, 0]):
             rows[index] = _finished(rows[index], iou)

@@ -5,6 +5,7 @@ Enters: an image and thresholds. Leaves: `Detections` or an error, exactly once.
 
 from __future__ import annotations
 
+import operator
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -43,7 +44,7 @@ class Thresholds:
         max_det: The most detections an image.
 
     Raises:
-        InputError: A value outside its range.
+        InputError: A value of another type, or outside its range.
     """
 
     conf: float = DEFAULT_CONF
@@ -54,10 +55,22 @@ class Thresholds:
     def __post_init__(self) -> None:
         for name in ("conf", "iou"):
             value = getattr(self, name)
-            if not 0 <= value <= 1:
+            if not isinstance(value, int | float | np.floating) or not 0 <= value <= 1:
                 raise InputError(f"{name} is {value}; give a number from 0 to 1, such as 0.25")
-        if self.max_det < 1:
+        if not isinstance(self.max_det, int | np.integer) or self.max_det < 1:
             raise InputError(f"max_det is {self.max_det}; give the most detections an image, at least 1")
+        if self.classes is not None:
+            object.__setattr__(self, "classes", _class_ids(self.classes))
+
+
+def _class_ids(classes: Collection[int]) -> tuple[int, ...]:
+    """The ids, also of something that can be gone through only once."""
+    try:
+        return tuple(operator.index(one) for one in classes)
+    except TypeError as error:
+        raise InputError(
+            f"classes is {classes!r}; give class ids, such as [0, 2] (names are in model.names)"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -394,7 +394,14 @@ class Pool:
     def _succeed(self, batch: Batch, answer: Answer) -> None:
         assert batch.task is not None
         start_s, jobs = time.perf_counter(), batch.jobs
-        found = detections_of_batch(batch.slot.rows[: len(jobs)], jobs, self.manifest.names)
+        try:
+            found = detections_of_batch(batch.slot.rows[: len(jobs)], jobs, self.manifest.names)
+        except Exception as error:  # noqa: BLE001  a bug, but of this batch alone
+            self._batcher.release(batch)
+            for failed in jobs:
+                if failed is not None:
+                    self._fail(failed, error)
+            return
         self._batcher.release(batch)
         post_ms = (time.perf_counter() - start_s) * 1e3 / len(jobs)
         queue_ms = (answer.started_ns - batch.task.ready_ns) / 1e6

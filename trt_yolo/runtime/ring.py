@@ -241,7 +241,7 @@ class Slot:
     def fail(self, message: str) -> None:
         """RUNNING -> FAILED, by the worker, which then signals the program."""
         self._note_end()
-        text = message.encode()[:_TEXT_BYTES]
+        text = message.encode(errors="backslashreplace")[:_TEXT_BYTES]
         _TEXT_LENGTH.pack_into(self._memory, self._start + _LENGTH_AT, len(text))
         self._memory[self._start + _TEXT_AT : self._start + _TEXT_AT + len(text)] = text
         self._change(State.RUNNING, State.FAILED)
@@ -274,12 +274,17 @@ class Slot:
         self._state[0] = State.FREE
 
     def _change(self, before: State, after: State) -> None:
-        word = self._state[0]
-        if word != before:
-            raise RingError(f"slot {self.index} has the state {word} where {before.name} is due")
+        self._expect(before)
         self._state[0] = after
 
+    def _expect(self, state: State) -> None:
+        word = self._state[0]
+        if word != state:
+            raise RingError(f"slot {self.index} has the state {word} where {state.name} is due")
+
     def _note_end(self) -> None:
+        """Writes when it ended; not where it does not run, or a forged state would look like an answer."""
+        self._expect(State.RUNNING)
         _TIMES.pack_into(self._memory, self._start + _TIMES_AT, self._started_ns(), time.monotonic_ns())
 
     def _started_ns(self) -> int:

@@ -277,8 +277,10 @@ class Stream:
 
     def _top_up(self) -> None:
         """Lets frames in from where they are pulled, in whole batches, as long as that needs no waiting."""
-        while (self._spare or self._pull is not None) and self._sent - self._taken < self._most:
+        while True:
             if not self._spare:
+                if self._pull is None or self._sent - self._taken >= self._most:
+                    return
                 self._read_batch()
             elif isinstance(self._spare[0].source, Path):
                 self._pool.put([self._spare.pop(0)])
@@ -294,7 +296,8 @@ class Stream:
         """Takes at most one batch from where it is pulled."""
         assert self._pull is not None
         before = self._sent
-        for item in itertools.islice(self._pull, self._backlog):
+        most = min(self._backlog, self._most - (self._sent - self._taken))
+        for item in itertools.islice(self._pull, most):
             job = self._job(item)
             job.order = self._sent
             self._sent += 1
@@ -303,7 +306,7 @@ class Stream:
                 self._on_end(job)
             else:
                 self._spare.append(job)
-        if not self._spare and self._sent == before:
+        if self._sent == before:
             self._pull = None
             self.end()
 
@@ -325,16 +328,17 @@ class Stream:
         return Result(job)
 
     def _job(self, item: object) -> Job:
-        index, error = self._read, None
+        error: InputError | None = None
+        source: Image | Path
         try:
             source = source_of(item)
         except InputError as wrong:
-            source, error = Path(), wrong
+            source, error = _NOTHING, wrong
         return Job(
             source=source,
             thresholds=self._thresholds,
             on_end=self._on_end,
-            index=index,
+            index=self._read,
             keep_image=self._options.keep_images,
             error=error,
         )
@@ -349,7 +353,6 @@ class Stream:
             if job.error is None:
                 ready.append(job)
             else:
-                job.source = _NOTHING
                 self._answered.put(job)
         if ready:
             try:
@@ -375,7 +378,6 @@ class Stream:
             )
 
 
-_END = object()
 _NOTHING = np.zeros((0, 0, 3), np.uint8)
 
 

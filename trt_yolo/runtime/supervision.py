@@ -32,6 +32,7 @@ _STOP_S = 5.0
 _REAP_S = 5.0
 _FIRST_BACK_OFF_S = 0.1
 _LONGEST_BACK_OFF_S = 5.0
+_MOST_DOUBLINGS = 16
 _HOPELESS_STARTS = 3
 
 
@@ -96,7 +97,8 @@ class RestartBudget:
 
 def back_off_s(failures: int) -> float:
     """How long to wait before a worker is replaced, in seconds, after so many that came to nothing."""
-    return min(_FIRST_BACK_OFF_S * 2 ** (failures - 1), _LONGEST_BACK_OFF_S) if failures else 0.0
+    doublings = min(failures - 1, _MOST_DOUBLINGS)
+    return min(_FIRST_BACK_OFF_S * 2**doublings, _LONGEST_BACK_OFF_S) if failures else 0.0
 
 
 class Supervisor:

@@ -1,0 +1,157 @@
+"""Messages over a socket, of any size, with descriptors beside them, until the other side is gone."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from trt_yolo.runtime.channel import Channel
+
+Pair = tuple[Channel, Channel]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    one, other = Channel.pair()
+    yield one, other
+    one.close()
+    other.close()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{}, {"stop": True}, {"text": "日本 \n \0 \"'"}, {"deep": [{"a": None}, [1.5, -2]]}, {"lone": "\udcff"}],
+    ids=str,
+)
+def test_a_message_arrives_as_it_was_sent(pair: Pair, message: dict[str, Any]) -> None:
+    one, other = pair
+    one.send(message)
+    assert other.receive(timeout_s=5) == (message, [])
+
+
+def test_messages_stay_apart_and_in_order_in_both_directions(pair: Pair) -> None:
+    one, other = pair
+    for number in range(50):
+        one.send({"number": number})
+        other.send({"back": number})
+    assert [other.receive(timeout_s=5) for _ in range(50)] == [({"number": n}, []) for n in range(50)]
+    assert [one.receive(timeout_s=5) for _ in range(50)] == [({"back": n}, []) for n in range(50)]
+
+
+@pytest.mark.parametrize("with_file", [False, True])
+def test_a_large_message_arrives_whole(pair: Pair, with_file: bool) -> None:
+    one, other = pair
+    text = "0123456789" * 300_000
+    got: list[Any] = []
+    reader = threading.Thread(target=lambda: got.extend([other.receive(), other.receive()]))
+    reader.start()
+    one.send({"text": text}, [0] if with_file else [])
+    one.send({"next": 1})
+    reader.join(20)
+    (first, fds), second = got
+    assert first == {"text": text}
+    assert len(fds) == with_file
+    assert second == ({"next": 1}, [])
+    for fd in fds:
+        os.close(fd)
+
+
+def test_descriptors_come_with_their_message_as_copies_that_no_child_inherits(pair: Pair) -> None:
+    one, other = pair
+    read_fd, write_fd = os.pipe()
+    one.send({"first": 1})
+    one.send({"second": 2}, [read_fd, write_fd])
+    one.send({"third": 3})
+    os.close(read_fd)
+    os.close(write_fd)
+    assert other.receive(timeout_s=5) == ({"first": 1}, [])
+    received = other.receive(timeout_s=5)
+    assert received is not None
+    message, (reading, writing) = received
+    assert message == {"second": 2}
+    assert not os.get_inheritable(reading)
+    assert not os.get_inheritable(writing)
+    os.write(writing, b"through")
+    assert os.read(reading, 100) == b"through"
+    assert other.receive(timeout_s=5) == ({"third": 3}, [])
+    os.close(reading)
+    os.close(writing)
+
+
+def test_as_many_descriptors_as_a_worker_gets_keep_their_order(pair: Pair) -> None:
+    one, other = pair
+    files = [os.memfd_create(str(number)) for number in range(4)]
+    for number, fd in enumerate(files):
+        os.write(fd, b"x" * number)
+    one.send({}, files)
+    received = other.receive(timeout_s=5)
+    assert received is not None
+    assert [os.fstat(fd).st_size for fd in received[1]] == [0, 1, 2, 3]
+    for fd in [*files, *received[1]]:
+        os.close(fd)
+
+
+def test_the_end_of_the_stream_comes_after_the_last_message(pair: Pair) -> None:
+    one, other = pair
+    one.send({"last": True})
+    one.close()
+    one.close()
+    assert other.receive(timeout_s=5) == ({"last": True}, [])
+    assert other.receive(timeout_s=5) is None
+    assert other.receive(timeout_s=5) is None
+
+
+@pytest.mark.parametrize("sent", [b"\x05", b"\x05\0\0\0", b"\x05\0\0\0{}"], ids=["head", "no-data", "data"])
+def test_a_message_cut_short_by_the_end_is_the_end(sent: bytes) -> None:
+    raw, end = socket.socketpair()
+    channel = Channel(end)
+    raw.sendall(sent)
+    raw.close()
+    assert channel.receive(timeout_s=5) is None
+    channel.close()
+
+
+def test_a_side_that_left_messages_unread_is_gone_too(pair: Pair) -> None:
+    one, other = pair
+    one.send({"unread": 1})
+    other.close()
+    assert one.receive(timeout_s=5) is None
+    with pytest.raises(OSError, match="Broken pipe"):
+        one.send({})
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x05\0\0\0{}"], ids=["silence", "half-a-message"])
+def test_what_does_not_come_in_time_is_a_timeout(sent: bytes) -> None:
+    raw, end = socket.socketpair()
+    channel = Channel(end)
+    raw.sendall(sent)
+    start = time.monotonic()
+    with pytest.raises(TimeoutError):
+        channel.receive(timeout_s=0.05)
+    assert time.monotonic() - start >= 0.05
+    channel.close()
+    raw.close()
+
+
+def test_a_timeout_is_forgotten_at_the_next_message(pair: Pair) -> None:
+    one, other = pair
+    with pytest.raises(TimeoutError):
+        other.receive(timeout_s=0.01)
+    timer = threading.Timer(0.05, one.send, [{"late": 1}])
+    timer.start()
+    assert other.receive() == ({"late": 1}, [])
+    timer.join()
+
+
+def test_the_end_inherited_as_a_descriptor_is_the_same_end(pair: Pair) -> None:
+    one, other = pair
+    inherited = Channel.from_fd(os.dup(other.fileno()))
+    one.send({"to": "child"})
+    assert inherited.receive(timeout_s=5) == ({"to": "child"}, [])
+    inherited.close()

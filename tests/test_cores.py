@@ -1,0 +1,68 @@
+"""Who gets which cores, and how many threads."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from trt_yolo.cores import available_cores, default_decode_threads, share_cores
+
+
+def test_the_cores_are_those_that_the_process_may_use() -> None:
+    cores = available_cores()
+    assert cores == sorted(os.sched_getaffinity(0))
+    assert len(cores) >= 1
+
+
+def test_without_affinity_they_are_all_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert available_cores() == [0, 1, 2]
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert available_cores() == [0]
+
+
+FOUR = [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "threads", "wanted"),
+    [
+        pytest.param([0], 1, None, [(None, 1)], id="one-of-one"),
+        pytest.param(FOUR, 1, None, [(None, 4)], id="one-worker-takes-all"),
+        pytest.param(FOUR, 1, 2, [(None, 2)], id="one-worker-is-not-tied-down"),
+        pytest.param(FOUR, 1, 9, [(None, 9)], id="one-worker-with-more-threads-than-cores"),
+        pytest.param(FOUR, 2, None, [([0, 1], 2), ([2, 3], 2)], id="equal-halves"),
+        pytest.param(FOUR, 4, None, [([0], 1), ([1], 1), ([2], 1), ([3], 1)], id="a-core-each"),
+        pytest.param(FOUR, 3, None, [([0], 1), ([1], 1), ([2, 3], 2)], id="a-rest"),
+        pytest.param(FOUR, 2, 1, [([0, 1], 1), ([2, 3], 1)], id="fewer-threads-than-cores"),
+        pytest.param(FOUR, 2, 3, [(None, 3), (None, 3)], id="more-threads-than-a-share"),
+        pytest.param(FOUR, 3, 2, [(None, 2)] * 3, id="a-share-too-small-for-one-frees-all"),
+        pytest.param([0, 1], 4, None, [(None, 1)] * 4, id="more-workers-than-cores"),
+        pytest.param([0, 1], 4, 2, [(None, 2)] * 4, id="more-workers-than-cores-with-threads"),
+        pytest.param([3, 5, 8, 9], 2, None, [([3, 5], 2), ([8, 9], 2)], id="cores-with-gaps"),
+    ],
+)
+def test_cores_are_shared_in_equal_pieces(
+    cores: list[int], workers: int, threads: int | None, wanted: list[tuple[list[int] | None, int]]
+) -> None:
+    assert share_cores(cores, workers, threads) == wanted
+
+
+@pytest.mark.parametrize("workers", range(2, 17))
+def test_no_core_is_given_twice_or_left_over(workers: int) -> None:
+    cores = list(range(100, 117))
+    shares = share_cores(cores, workers, None)
+    pieces = [piece for piece, _ in shares if piece is not None]
+    assert sorted(core for piece in pieces for core in piece) == cores
+    sizes = [len(piece) for piece in pieces]
+    assert max(sizes) - min(sizes) <= 1
+    assert [threads for _, threads in shares] == sizes
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads"), [(1, 2), (2, 2), (4, 2), (5, 2), (6, 3), (16, 8), (17, 8), (256, 8)]
+)
+def test_half_of_the_cores_decode_from_2_to_8(cores: int, threads: int) -> None:
+    assert default_decode_threads(cores) == threads
