@@ -95,9 +95,9 @@ def test_a_slope_is_found_where_there_is_one(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(runtime, "_MEMORY_STEP", 50)
     frames = [np.zeros((runtime.IMGSZ, runtime.IMGSZ, 3), np.uint8)]
     with runtime.null_model(8, workers=1) as model:
-        slope, error = runtime._rss_slope(model, frames)
+        slope, growth = runtime._rss_slope(model, frames)
     assert slope == pytest.approx(2 * 5_000 / 50, rel=0.01)
-    assert error < 1
+    assert growth == pytest.approx(2 * 5_000 * 8, rel=0.01)
 
 
 def test_a_peer_that_cannot_start_says_how_to_see_why() -> None:

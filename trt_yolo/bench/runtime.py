@@ -67,8 +67,10 @@ class RingCost:
         added_latency_ms: One frame, p50: through a worker, less the same work done by a plain call.
         plain_latency_ms: That plain call, p50.
         shared_memory_bytes: Of the ring.
-        rss_slope_bytes_per_frame: Growth of program and worker over `MEMORY_FRAMES` frames.
-        rss_slope_error: Standard error of that slope.
+        rss_slope_bytes_per_frame: How resident memory of program and worker grows over `MEMORY_FRAMES` frames,
+            the median of the slopes between all pairs of readings (Theil and Sen): one block that the allocator
+            takes is no leak.
+        rss_growth_bytes: From the first to the last reading.
     """
 
     frames_per_s: float
@@ -80,7 +82,7 @@ class RingCost:
     plain_latency_ms: float
     shared_memory_bytes: int
     rss_slope_bytes_per_frame: float
-    rss_slope_error: float
+    rss_growth_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +148,7 @@ def bench_ring(progress: Progress | None = None) -> RingCost:
             rates["queue"].append(peer.images_per_s(_QUEUE_FRAMES))
         shared_memory = model.stats().shared_memory_bytes
         say("memory")
-        slope, error = _rss_slope(model, frames)
+        slope, growth = _rss_slope(model, frames)
     say("latency")
     added_ms, plain_ms = _latencies(frames)
     return RingCost(
@@ -159,7 +161,7 @@ def bench_ring(progress: Progress | None = None) -> RingCost:
         plain_latency_ms=plain_ms,
         shared_memory_bytes=shared_memory,
         rss_slope_bytes_per_frame=slope,
-        rss_slope_error=error,
+        rss_growth_bytes=growth,
     )
 
 
@@ -269,19 +271,18 @@ def _copier(frames: Sequence[npt.NDArray[np.uint8]]) -> Callable[[], float]:
     return copy
 
 
-def _rss_slope(model: Model, frames: Sequence[npt.NDArray[np.uint8]]) -> tuple[float, float]:
-    """Growth of resident memory, bytes a frame, and its standard error, after a settling tenth."""
+def _rss_slope(model: Model, frames: Sequence[npt.NDArray[np.uint8]]) -> tuple[float, int]:
+    """Growth of resident memory: bytes a frame, and bytes in all, after a settling tenth."""
     pids = [os.getpid(), *(worker.pid for worker in model.stats().workers)]
-    counts: list[int] = []
-    sizes: list[int] = []
+    readings: list[tuple[int, int]] = []
     sent = list(itertools.islice(itertools.cycle(frames), MEMORY_FRAMES))
     for result in model.stream(sent):
-        if result.index >= MEMORY_FRAMES // 10 and result.index % _MEMORY_STEP == 0:
-            counts.append(result.index)
-            sizes.append(sum(_rss_bytes(pid) for pid in pids))
-    coefficients, covariance = np.polyfit(counts, sizes, 1, cov="unscaled")
-    residual = float(np.std(np.array(sizes) - np.polyval(coefficients, counts)))
-    return float(coefficients[0]), residual * float(np.sqrt(covariance[0, 0]))
+        if result.index % _MEMORY_STEP == 0:
+            readings.append((result.index, sum(_rss_bytes(pid) for pid in pids)))
+    counts, sizes = np.array(readings[len(readings) // 10 :]).T
+    earlier, later = np.triu_indices(len(counts), 1)
+    slopes = (sizes[later] - sizes[earlier]) / (counts[later] - counts[earlier])
+    return float(np.median(slopes)), int(sizes[-1] - sizes[0])
 
 
 def _rss_bytes(pid: int) -> int:

@@ -81,8 +81,8 @@ def _show(ring: RingCost, end_to_end: EndToEnd) -> None:
         ["plain call, one frame, p50", f"{ring.plain_latency_ms:.3f} ms", ""],
         ["a worker adds, p50", f"{ring.added_latency_ms:.3f} ms", ""],
         [
-            f"memory, {MEMORY_FRAMES} frames",
-            f"{ring.rss_slope_bytes_per_frame:.1f} ± {ring.rss_slope_error:.1f} bytes/frame",
+            f"memory grows, {MEMORY_FRAMES} frames",
+            f"{ring.rss_slope_bytes_per_frame:.1f} bytes/frame, {ring.rss_growth_bytes / 1e3:.0f} KB in all",
             "",
         ],
         ["shared memory", f"{ring.shared_memory_bytes / 1e6:.1f} MB", ""],
