@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 from trt_yolo.cores import available_cores, share_cores
 from trt_yolo.errors import InputError
 from trt_yolo.runtime.model import Model
-from trt_yolo.runtime.pool import Pool, PoolOptions
+from trt_yolo.runtime.options import PoolOptions
+from trt_yolo.runtime.pool import Pool
 from trt_yolo.runtime.worker import BackendSpec
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from tests.runtime.faulty import MARK
 from trt_yolo.manifest import Manifest
 from trt_yolo.runtime.model import Model
-from trt_yolo.runtime.pool import Pool, PoolOptions
+from trt_yolo.runtime.options import PoolOptions
+from trt_yolo.runtime.pool import Pool
 from trt_yolo.runtime.worker import BackendSpec
 from trt_yolo.shapes import BatchRange
 

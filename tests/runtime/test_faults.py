@@ -38,7 +38,7 @@ from trt_yolo.errors import (
 )
 from trt_yolo.runtime import ring, supervision
 from trt_yolo.runtime.model import Model
-from trt_yolo.runtime.stream import Result
+from trt_yolo.runtime.results import Result
 
 pytestmark = pytest.mark.timeout(60)
 

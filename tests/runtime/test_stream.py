@@ -19,8 +19,9 @@ import pytest
 from trt_yolo.errors import ClosedError, ImageError, InputError
 from trt_yolo.manifest import Manifest
 from trt_yolo.runtime.model import Model
-from trt_yolo.runtime.pool import Pool, PoolOptions
-from trt_yolo.runtime.stream import Result, StreamOptions
+from trt_yolo.runtime.options import PoolOptions
+from trt_yolo.runtime.pool import Pool
+from trt_yolo.runtime.results import Result, StreamOptions
 from trt_yolo.runtime.worker import BackendSpec
 from trt_yolo.shapes import BatchRange
 

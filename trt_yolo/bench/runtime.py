@@ -29,7 +29,8 @@ from trt_yolo.manifest import Manifest
 from trt_yolo.media.images import decode_image
 from trt_yolo.runtime.jobs import Job, Thresholds, detections_of_batch
 from trt_yolo.runtime.model import Model
-from trt_yolo.runtime.pool import Pool, PoolOptions
+from trt_yolo.runtime.options import PoolOptions
+from trt_yolo.runtime.pool import Pool
 from trt_yolo.runtime.process import RingOptions
 from trt_yolo.runtime.ring import Ring
 from trt_yolo.runtime.worker import BackendSpec

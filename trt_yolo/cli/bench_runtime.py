@@ -67,10 +67,31 @@ def _weights(model: str | None) -> Path | None:
 
 
 def _show(ring: RingCost, end_to_end: EndToEnd) -> None:
-    from trt_yolo.bench.runtime import IMGSZ, MEMORY_FRAMES, RING_BATCH, SLOTS
+    from trt_yolo.bench.runtime import IMGSZ, RING_BATCH, SLOTS
     from trt_yolo.cli.render import print_table
 
-    rows = [
+    print_table(
+        f"the ring: 1 worker that computes nothing, {IMGSZ}x{IMGSZ}, {SLOTS} slots of {RING_BATCH} frames",
+        ["what", "measured", "ring is, times"],
+        _ring_rows(ring),
+        numbers=2,
+    )
+    print_table(
+        f"files to detections: {end_to_end.workers} workers, {end_to_end.threads} threads each",
+        ["what", "images/s", "trt-yolo is, times"],
+        [
+            [name, "not measured" if rate is None else f"{rate:.1f}", "" if ratio is None else f"{ratio:.2f}"]
+            for name, rate, ratio in _rates(end_to_end)
+        ],
+        numbers=2,
+    )
+
+
+def _ring_rows(ring: RingCost) -> list[list[str]]:
+    from trt_yolo.bench.runtime import MEMORY_FRAMES
+
+    growth = f"{ring.rss_slope_bytes_per_frame:.1f} bytes/frame, {ring.rss_growth_bytes / 1e3:.0f} KB in all"
+    return [
         ["through the ring", f"{ring.frames_per_s:.0f} frames/s", "1"],
         [
             "bare copy into the same slots",
@@ -80,16 +101,14 @@ def _show(ring: RingCost, end_to_end: EndToEnd) -> None:
         ["pickled through a Queue", f"{ring.queue_frames_per_s:.0f} frames/s", f"{ring.ring_vs_queue:.1f}"],
         ["plain call, one frame, p50", f"{ring.plain_latency_ms:.3f} ms", ""],
         ["a worker adds, p50", f"{ring.added_latency_ms:.3f} ms", ""],
-        [
-            f"memory grows, {MEMORY_FRAMES} frames",
-            f"{ring.rss_slope_bytes_per_frame:.1f} bytes/frame, {ring.rss_growth_bytes / 1e3:.0f} KB in all",
-            "",
-        ],
-        ["shared memory", f"{ring.shared_memory_bytes / 1e6:.1f} MB", ""],
+        [f"memory grows, {MEMORY_FRAMES} frames", growth, ""],
+        ["shared memory: slots x (frames + rows)", f"{ring.shared_memory_bytes / 1e6:.1f} MB", ""],
     ]
-    title = f"the ring: 1 worker that computes nothing, {IMGSZ}x{IMGSZ}, {SLOTS} slots of {RING_BATCH} frames"
-    print_table(title, ["what", "measured", "ring is, times"], rows, numbers=2)
-    rates: list[tuple[str, float | None, float | None]] = [
+
+
+def _rates(end_to_end: EndToEnd) -> list[tuple[str, float | None, float | None]]:
+    """What was measured, images/s, and how many times that trt-yolo is."""
+    return [
         ("trt-yolo", end_to_end.images_per_s, 1.0),
         (
             "limit: workers / (infer + decode + letterbox)",
@@ -103,16 +122,3 @@ def _show(ring: RingCost, end_to_end: EndToEnd) -> None:
         ),
         ("as many Ultralytics processes and a Queue", end_to_end.seed_images_per_s, end_to_end.e2e_vs_seed),
     ]
-    print_table(
-        f"files to detections: {end_to_end.workers} workers, {end_to_end.threads} threads each",
-        ["what", "images/s", "trt-yolo is, times"],
-        [
-            [
-                str(name),
-                "not measured" if rate is None else f"{rate:.1f}",
-                "" if ratio is None else f"{ratio:.2f}",
-            ]
-            for name, rate, ratio in rates
-        ],
-        numbers=2,
-    )

@@ -18,7 +18,6 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -26,47 +25,21 @@ import numpy as np
 from trt_yolo.cores import available_cores, default_decode_threads, share_cores
 from trt_yolo.errors import BackendError, ClosedError, TrtYoloError, WorkerError
 from trt_yolo.manifest import Manifest
-from trt_yolo.runtime.batching import Batch, Batcher, Lane, Place
+from trt_yolo.runtime.batching import Batch, Batcher, Lane
+from trt_yolo.runtime.feeding import Feeder
 from trt_yolo.runtime.inline import WorkerThread
-from trt_yolo.runtime.jobs import Death, Image, Job, detections_of_batch
+from trt_yolo.runtime.jobs import Death, Job, detections_of_batch
+from trt_yolo.runtime.options import PoolOptions
 from trt_yolo.runtime.process import RingOptions, Worker, WorkerProcess
 from trt_yolo.runtime.ring import Answer, RingError, State
 from trt_yolo.runtime.stats import Ledger, Stats
 from trt_yolo.runtime.supervision import Patience, Supervisor
 from trt_yolo.runtime.worker import BackendSpec, WorkerSpec
-from trt_yolo.vision.letterbox import fit_letterbox, letterbox_into
 
 _CHECK_S = 1.0
 _LOOK_ROUND_S = 0.02
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoolOptions:
-    """How a runtime is laid out.
-
-    Attributes:
-        workers: Worker processes; 0: one worker in a thread of this process.
-        threads: CPU threads of one inference; None divides the cores among the workers.
-        decode_threads: Threads that decode and letterbox; None chooses by the number of cores.
-        slots: Slots of a worker's ring, at least 2: one that runs, one that is filled.
-        max_batch: The most frames a batch; None: as many as the model takes.
-        max_delay_ms: How long a batch that is not full waits for more, in milliseconds.
-        timeout_s: A worker that answers nothing for so long while it has work is replaced, in seconds.
-        start_timeout_s: A worker must be ready after so long, in seconds.
-        max_restarts: More replacements than that within a minute close the pool.
-    """
-
-    workers: int = 0
-    threads: int | None = None
-    decode_threads: int | None = None
-    slots: int = 4
-    max_batch: int | None = None
-    max_delay_ms: float = 0.0
-    timeout_s: float = 60.0
-    start_timeout_s: float = 120.0
-    max_restarts: int = 60
 
 
 class Pool:
@@ -91,9 +64,6 @@ class Pool:
         self._idle = threading.Event()
         self._closing: Exception | None = None
         self._is_over = False
-        self._feed: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._feed_lock = threading.Lock()
-        self._decoders: list[threading.Thread] = []
         self._ledger = Ledger(max(1, options.workers))
         self._batcher = Batcher(
             max_delay_s=options.max_delay_ms / 1e3,
@@ -113,6 +83,12 @@ class Pool:
             on_answer=self._collect,
             on_orphans=self._adopt,
             on_end=self._ended,
+        )
+        self._feeder = Feeder(
+            self._batcher,
+            threads=options.decode_threads or default_decode_threads(len(available_cores())),
+            take_answers=self._supervisor.answers.wait,
+            on_failure=self._fail,
         )
         _POOLS.add(self)
         self._supervisor.start()
@@ -153,11 +129,8 @@ class Pool:
             WorkerError: This process was forked from the one that made the pool.
         """
         self._check()
-        self._start_decoders()
-        with self._feed_lock:  # a group in one piece: or decode threads could wait for each other's places
-            for job in jobs:
-                self._jobs.add(job)
-                self._feed.put(job)
+        self._jobs.update(jobs)
+        self._feeder.put(jobs)
         self._end_if_over(jobs)
 
     def helper(self) -> contextlib.AbstractContextManager[None]:
@@ -211,28 +184,17 @@ class Pool:
             WorkerError: This process was forked from the one that made the pool.
         """
         self._check()
-        batch = self._batcher.reserve_together(jobs, timeout_s=0)
-        while batch is None and wait:
-            taking = self._supervisor.answers.wait(self._batcher.has_room)
-            batch = self._batcher.reserve_together(jobs, timeout_s=0 if taking else _CHECK_S)
-        if batch is None:
-            return False
         self._jobs.update(jobs)
-        written = 0
         try:
+            is_filled = self._feeder.fill_together(jobs, wait=wait)
+        except BaseException:
             for job in jobs:
-                error = self._letterbox(job, batch.slot.frames[written])
-                if error is not None:
-                    batch.jobs[written] = None
-                    self._fail(job, error)
-                written += 1
-        finally:
-            for number in range(written, len(jobs)):  # interrupted
-                batch.jobs[number] = None
-                self._fail(jobs[number], ClosedError("interrupted"))
-            self._batcher.commit_together(batch)
+                self._fail(job, ClosedError("interrupted"))
+            raise
+        if not is_filled:
+            self._jobs.difference_update(jobs)
         self._end_if_over(jobs)
-        return True
+        return is_filled
 
     def fill(self, job: Job, *, helps: bool = False) -> None:
         """One job, decoded and letterboxed in the caller's thread, which waits for a place.
@@ -247,7 +209,7 @@ class Pool:
         """
         self._check()
         self._jobs.add(job)
-        self._place(job, helps=helps)
+        self._feeder.fill(job, helps=helps)
 
     def refuse_if_over(self) -> None:
         """Raises what closed the pool, if nothing will be answered any more."""
@@ -295,7 +257,6 @@ class Pool:
         if self._closing is not None:
             self._supervisor.join()
             raise self._closing
-        self._imgsz_hw = self.manifest.imgsz_hw
 
     def _worker(self, number: int) -> Worker:
         cores, threads = self._shares[number]
@@ -313,69 +274,6 @@ class Pool:
             )
         if self._closing is not None:
             raise _again_as_new(self._closing)
-
-    def _start_decoders(self) -> None:
-        if self._decoders:
-            return
-        with self._feed_lock:
-            count = self.options.decode_threads or default_decode_threads(len(available_cores()))
-            while len(self._decoders) < count:
-                name = f"trt-yolo-decode-{len(self._decoders)}"
-                thread = threading.Thread(target=self._decode, name=name, daemon=True)
-                self._decoders.append(thread)
-                thread.start()
-
-    def _decode(self) -> None:
-        while (job := self._feed.get()) is not None:
-            self._place(job)
-            del job
-
-    def _place(self, job: Job, *, helps: bool = False) -> None:
-        """Brings a job into a slot, or ends it with the error that came up."""
-        try:
-            if job.frame is None:
-                job.load()
-            place = self._batcher.reserve(job, timeout_s=0 if helps else None)
-            while place is None:
-                taking = self._supervisor.answers.wait(self._batcher.has_room)
-                place = self._batcher.reserve(job, timeout_s=0 if taking else _CHECK_S)
-        except BaseException as error:
-            self._batcher.forgo(job)
-            self._fail(job, _as_exception(error))
-            if not isinstance(error, Exception):
-                raise
-            return
-        self._write(job, place)
-
-    def _write(self, job: Job, place: Place) -> None:
-        """Letterboxes a job into its place."""
-        try:
-            error = self._letterbox(job, place.frame)
-        except BaseException:
-            self._batcher.abandon(place)
-            self._fail(job, ClosedError("interrupted"))
-            raise
-        if error is None:
-            self._batcher.commit(place)
-        else:
-            self._batcher.abandon(place)
-            self._fail(job, error)
-
-    def _letterbox(self, job: Job, frame: Image) -> Exception | None:
-        """Writes a job's image, letterboxed, to where it belongs; what went wrong, or None."""
-        start_s = time.perf_counter()
-        try:
-            if job.frame is not None:
-                frame[:] = job.frame
-                return None
-            image = job.load()
-            job.letterbox = fit_letterbox(image.shape[:2], self._imgsz_hw)
-            letterbox_into(image, frame, job.letterbox)
-        except Exception as error:  # noqa: BLE001  whatever it is, it is this job's end
-            return error
-        job.letterbox_ms = (time.perf_counter() - start_s) * 1e3
-        job.let_go()
-        return None
 
     def _collect(self, lane: Lane) -> None:
         """Takes every answer of a lane out of its slot, frees the slot, and ends the jobs."""
@@ -452,8 +350,7 @@ class Pool:
     def _again(self, job: Job) -> None:
         self._batcher.forgo(job)
         job.group = None
-        self._start_decoders()
-        self._feed.put(job)
+        self._feeder.put([job])
         self._end_if_over([job])
 
     def _end_if_over(self, jobs: Sequence[Job]) -> None:
@@ -488,8 +385,7 @@ class Pool:
         self._batcher.close(_again_as_new(self._closing))
         for job in list(self._jobs):
             self._fail(job, _again_as_new(self._closing))
-        for _ in self._decoders:
-            self._feed.put(None)
+        self._feeder.stop()
 
 
 def _working_directory() -> str | None:
@@ -510,10 +406,6 @@ def _again_as_new(error: Exception) -> TrtYoloError:
     if isinstance(error, TrtYoloError):
         return type(error)(str(error))
     return WorkerError(f"the runtime ended: {error!r}")
-
-
-def _as_exception(error: BaseException) -> Exception:
-    return error if isinstance(error, Exception) else ClosedError("interrupted")
 
 
 def _closed() -> ClosedError:

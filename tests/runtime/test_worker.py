@@ -1,0 +1,71 @@
+"""What a worker process is like: its cores, its threads, its streams, its import path, its folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+import trt_yolo
+from tests.runtime.models import marked, pids, pool_model
+from trt_yolo.cores import available_cores, share_cores
+from trt_yolo.demo.scenes import scene
+from trt_yolo.runtime.worker import BackendSpec, WorkerSpec
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity on this system")
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_workers_share_the_cores(workers: int) -> None:
+    shares = share_cores(available_cores(), workers, None)
+    with pool_model("Faulty", workers=workers) as model:
+        for pid, (cores, _) in zip(pids(model), shares, strict=True):
+            assert sorted(os.sched_getaffinity(pid)) == (cores or available_cores())
+        assert model.threads == shares[0][1]
+
+
+def test_more_threads_than_a_share_has_cores_use_them_all() -> None:
+    many = len(available_cores()) + 1
+    with pool_model("Faulty", workers=2, threads=many) as model:
+        assert model.threads == many
+        assert all(sorted(os.sched_getaffinity(pid)) == available_cores() for pid in pids(model))
+
+
+def test_onnxruntime_gets_the_threads_of_its_share(demo_onnx: Path) -> None:
+    def threads_of(count: int) -> int:
+        with trt_yolo.load(demo_onnx, workers=1, threads=count) as model:
+            model(scene(0).image_bgr)
+            return len(os.listdir(f"/proc/{pids(model)[0]}/task"))
+
+    assert threads_of(3) - threads_of(1) == 2  # the calling thread is the first
+
+
+def test_a_worker_is_no_copy_of_the_main_script(demo_onnx: Path) -> None:
+    with trt_yolo.load(demo_onnx, workers=1) as model:
+        command = Path(f"/proc/{pids(model)[0]}/cmdline").read_text().split("\0")
+    assert command[:2] == [sys.executable, "-c"]
+
+
+def test_paths_keep_their_folder(demo_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(demo_onnx.parent)
+    with trt_yolo.load(demo_onnx.name, workers=1) as model:
+        monkeypatch.chdir(tmp_path)
+        before = model(scene(0).image_bgr)
+        os.kill(pids(model)[0], 9)
+        assert len(model(scene(0).image_bgr)) == len(before) > 0
+        assert model.stats().workers[0].restarts == 1
+
+
+def test_what_a_worker_prints_is_no_output_of_the_program(capfd: pytest.CaptureFixture[str]) -> None:
+    with pool_model("Faulty", workers=1) as model:
+        model(marked(1))
+    assert capfd.readouterr().out == ""
+
+
+def test_a_spec_survives_the_way_to_another_process() -> None:
+    backend = BackendSpec(factory="a.b:c", options={"delay_ms": 1.5}, takes_threads=True)
+    spec = WorkerSpec(backend=backend, threads=2, cores=[0, 3], folder="/tmp")
+    assert WorkerSpec.from_dict(spec.to_dict()) == spec
