@@ -135,7 +135,9 @@ def test_rows_are_written_where_they_belong_from_where_the_frames_lie(
     (given,) = backend.given
     assert given.shape == (run, *HW, 3)
     assert np.shares_memory(given, frames)
-    np.testing.assert_array_equal(frames, before)
+    np.testing.assert_array_equal(frames[:count], before[:count])
+    assert (frames[count:run] == 0).all()
+    np.testing.assert_array_equal(frames[run:], before[run:])
     np.testing.assert_array_equal(rows[:count], [CHAIN] * count)
     assert (rows[run:] == 77).all()
 

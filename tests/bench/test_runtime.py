@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,8 @@ def test_a_slope_is_found_where_there_is_one(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_peer_that_cannot_start_says_how_to_see_why() -> None:
     with pytest.raises(BackendError, match=r"python -m trt_yolo\.bench\.peers nobody"):
         PeerProcess("nobody", peers.PeerOptions())
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)  # nothing of it is left, not even its exit code
 
 
 def test_the_first_and_last_images_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:

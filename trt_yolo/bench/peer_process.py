@@ -85,6 +85,7 @@ class PeerProcess:
         line = self._process.stdout.readline() if is_there else ""
         if not line:
             self._process.kill()
+            self._process.communicate()
             raise BackendError(
                 f"the peer {self._name!r} of the bench has ended; "
                 f"python -m trt_yolo.bench.peers {self._name} shows why"
