@@ -275,12 +275,13 @@ def _copier(frames: Sequence[npt.NDArray[np.uint8]]) -> Callable[[], float]:
 def _rss_slope(model: Model, frames: Sequence[npt.NDArray[np.uint8]]) -> tuple[float, int]:
     """Growth of resident memory: bytes a frame, and bytes in all, after a settling tenth."""
     pids = [os.getpid(), *(worker.pid for worker in model.stats().workers)]
-    readings: list[tuple[int, int]] = []
+    sizes = np.zeros(-(-MEMORY_FRAMES // _MEMORY_STEP), np.int64)  # a list would grow, and be measured too
     sent = list(itertools.islice(itertools.cycle(frames), MEMORY_FRAMES))
     for result in model.stream(sent):
         if result.index % _MEMORY_STEP == 0:
-            readings.append((result.index, sum(_rss_bytes(pid) for pid in pids)))
-    counts, sizes = np.array(readings[len(readings) // 10 :]).T
+            sizes[result.index // _MEMORY_STEP] = sum(_rss_bytes(pid) for pid in pids)
+    sizes = sizes[len(sizes) // 10 :]
+    counts = np.arange(len(sizes)) * _MEMORY_STEP
     earlier, later = np.triu_indices(len(counts), 1)
     slopes = (sizes[later] - sizes[earlier]) / (counts[later] - counts[earlier])
     return float(np.median(slopes)), int(sizes[-1] - sizes[0])
