@@ -697,3 +697,33 @@ def test_threads_that_wait_when_the_model_is_closed_all_hear_it(monkeypatch: pyt
         thread.join(10)
     assert [type(error) for error in heard] == [ClosedError] * 6
     assert children() == set()
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_an_interrupt_while_answers_are_taken_loses_no_other_threads_frame(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that waits takes everybody's answers: Ctrl-C there comes before or after a slot is released."""
+    interrupted: list[bool] = []
+
+    def interrupting(call: Callable[..., Any]) -> Callable[..., Any]:
+        def once(*args: Any) -> Any:
+            if not interrupted and threading.current_thread() is threading.main_thread():
+                interrupted.append(True)
+                raise KeyboardInterrupt
+            return call(*args)
+
+        return once
+
+    with pool_model("Faulty", {"delay_ms": 20}, workers=1) as model:
+        if where == "before":
+            monkeypatch.setattr(pool, "detections_of_batch", interrupting(pool.detections_of_batch))
+        else:
+            ledger = model._pool._ledger
+            monkeypatch.setattr(ledger, "note_batch", interrupting(ledger.note_batch))
+        futures = [model.submit(marked(index)) for index in range(3)]
+        with pytest.raises(KeyboardInterrupt):
+            model(marked(9))
+        assert interrupted
+        assert [future.result(10).class_id[0] for future in futures] == [0, 1, 2]
+        assert model(marked(4)).class_id[0] == 4

@@ -23,6 +23,7 @@ from typing import TypeVar
 import numpy as np
 
 from trt_yolo.cores import available_cores, default_decode_threads, share_cores
+from trt_yolo.detections import Detections
 from trt_yolo.errors import BackendError, ClosedError, TrtYoloError, WorkerError
 from trt_yolo.manifest import Manifest
 from trt_yolo.runtime.batching import Batch, Batcher, Lane
@@ -300,14 +301,26 @@ class Pool:
                 if failed is not None:
                     self._fail(failed, error)
             return
-        self._batcher.release(batch)
         post_ms = (time.perf_counter() - start_s) * 1e3 / len(jobs)
         queue_ms = (answer.started_ns - batch.task.ready_ns) / 1e6
         infer_ms = (answer.finished_ns - answer.started_ns) / 1e6
         ended = [
             (job, one) for job, one in zip(jobs, found, strict=True) if job is not None and one is not None
         ]
-        self._ledger.note_batch(batch.lane.number, [job for job, _ in ended], queue_ms, infer_ms, post_ms)
+        try:
+            self._batcher.release(batch)
+            self._ledger.note_batch(batch.lane.number, [job for job, _ in ended], queue_ms, infer_ms, post_ms)
+            self._deliver(ended, queue_ms, infer_ms, post_ms)
+        except RingError:
+            raise  # the batch is still in flight, and runs again
+        except BaseException:  # Ctrl-C in the thread that waits: the frames may be another thread's
+            self._deliver(ended, queue_ms, infer_ms, post_ms)
+            raise
+
+    def _deliver(
+        self, ended: Sequence[tuple[Job, Detections]], queue_ms: float, infer_ms: float, post_ms: float
+    ) -> None:
+        """Ends jobs with what was found; those that have ended stay as they are."""
         for job, detections in ended:
             self._jobs.discard(job)
             job.succeed(detections, (job.decode_ms, job.letterbox_ms, queue_ms, infer_ms, post_ms))
@@ -325,8 +338,8 @@ class Pool:
                 self._fail(failed, BackendError(f"{error} (at {failed.label})"))
 
     def _saved(self, batch: Batch) -> list[Job]:
-        """The jobs of a batch, their frames copied out of its slot."""
-        jobs = [(index, job) for index, job in enumerate(batch.jobs) if job is not None]
+        """The jobs of a batch that have not ended, their frames copied out of its slot."""
+        jobs = [(index, job) for index, job in enumerate(batch.jobs) if job is not None and not job.ended]
         for index, job in jobs:
             job.frame = np.array(batch.slot.frames[index])
         return [job for _, job in jobs]

@@ -297,11 +297,14 @@ class Supervisor:
         """In the supervisor's thread or in one that waits for an answer; never in two at once."""
         if post.worker is not worker:
             return
-        worker.done.take()
         try:
+            worker.done.take()
             self._on_answer(post.lane)
         except RingError as error:
             self.break_off(post.lane, error)
+        except BaseException:  # Ctrl-C in the thread that waits: somebody else must look again
+            worker.done.signal()
+            raise
         else:
             post.failures = 0
 
@@ -329,7 +332,7 @@ class Supervisor:
         """Decides when the post is filled again.
 
         Raises:
-            WorkerError: Never: it could not even start at first, or was replaced too often.
+            TrtYoloError: Not at all: the worker could not even start at first, or was replaced too often.
         """
         number, now_s = post.lane.number, time.monotonic()
         if not self.started.is_set():
