@@ -34,7 +34,7 @@ from tests.runtime.models import (
 )
 from trt_yolo.detections import Detections
 from trt_yolo.errors import BackendError, ClosedError, TrtYoloError, WorkerError
-from trt_yolo.runtime import feeding, ring, supervision
+from trt_yolo.runtime import feeding, pool, ring, supervision
 from trt_yolo.runtime.model import Model
 
 pytestmark = pytest.mark.timeout(60)
