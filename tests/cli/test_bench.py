@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.cli.commands import Command, assert_one_error
 from trt_yolo.cores import available_cores
 
 
@@ -52,3 +53,40 @@ def test_workers_share_the_cores(demo_onnx: Path) -> None:
     _, result = _bench(str(demo_onnx), "--workers", "2", "--json")
     assert result["workers"] == 2
     assert result["threads"] == max(1, len(available_cores()) // 2)
+
+
+@pytest.fixture
+def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trt_yolo.bench import runtime
+
+    for name, value in (
+        ("_WINDOWS", 1), ("_RING_FRAMES", 100), ("_QUEUE_FRAMES", 10), ("_CALLS", 10), ("MEMORY_FRAMES", 500),
+        ("_MEMORY_STEP", 50),
+    ):  # fmt: skip
+        monkeypatch.setattr(runtime, name, value)
+
+
+@pytest.mark.usefixtures("small_runs")
+def test_the_runtime_is_measured_in_two_tables_and_one_line(demo_onnx: Path, cli: Command) -> None:
+    outcome = cli("bench", str(demo_onnx), "--runtime", "--seconds", "1")
+    assert outcome.code == 0
+    assert outcome.err == (
+        "warning: peers need the checkpoint: give the .pt instead of the .onnx to compare with Ultralytics\n"
+    )
+    assert "through the ring" in outcome.out
+    assert "not measured" in outcome.out
+    result = json.loads(outcome.out.splitlines()[-1])
+    assert result["e2e_vs_ultralytics"] is result["e2e_vs_seed"] is None
+    assert {
+        "ring_vs_copy",
+        "ring_vs_queue",
+        "added_latency_ms",
+        "e2e_vs_limit",
+        "rss_slope_bytes_per_frame",
+    } <= {name for name, value in result.items() if isinstance(value, float)}
+    assert (result["workers"], result["threads"]) == (max(2, len(available_cores())), 1)
+
+
+def test_the_runtime_has_no_batch(demo_onnx: Path, cli: Command) -> None:
+    outcome = cli("bench", str(demo_onnx), "--runtime", "--batch", "2")
+    assert_one_error(outcome, "--batch does not go with --runtime", "leave it out")
