@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,12 @@ SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Ultralytics, the reference of some tests, stays offline and silent."""
+    """Ultralytics, the reference of some tests, stays offline and silent; Ctrl-C can be tested.
+
+    A shell starts what runs in the background with SIGINT ignored, and every process below inherits that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("YOLO_OFFLINE", "true")
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
     os.environ.setdefault("YOLO_VERBOSE", "false")
