@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,10 @@ def wait_until(is_so: Callable[[], object], timeout_s: float = 10.0) -> bool:
 
 
 def children() -> set[int]:
-    """The processes that this one has started and that still run."""
+    """The processes that this one has started and that still run.
+
+    Without the resource tracker of multiprocessing, which other tests (those that import torch) start for good.
+    """
     found: set[int] = set()
     for task in os.listdir("/proc/self/task"):
         try:
@@ -99,7 +103,14 @@ def children() -> set[int]:
                 found.update(map(int, file.read().split()))
         except FileNotFoundError:
             continue
-    return {pid for pid in found if is_running(pid)}
+    return {pid for pid in found if is_running(pid) and not _is_resource_tracker(pid)}
+
+
+def _is_resource_tracker(pid: int) -> bool:
+    try:
+        return b"multiprocessing.resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def kill_one(model: Model, number: int = 0, how: signal.Signals = signal.SIGKILL) -> int:
