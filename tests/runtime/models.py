@@ -135,6 +135,7 @@ class Killer:
     ) -> None:
         self.kills = 0
         self._model, self._most, self._on_end = model, most, on_end
+        self._killed: set[int] = set()  # one that is dead already, and not yet known to be, is no other kill
         self._left = threading.Event()
         self._chance = random.Random(most)
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -149,8 +150,10 @@ class Killer:
 
     def _run(self) -> None:
         while self.kills < self._most and not self._left.wait(self._chance.uniform(0.02, 0.25)):
-            if ready := _ready(self._model):
-                os.kill(self._chance.choice(ready), signal.SIGKILL)
+            if ready := [pid for pid in _ready(self._model) if pid not in self._killed]:
+                pid = self._chance.choice(ready)
+                self._killed.add(pid)
+                os.kill(pid, signal.SIGKILL)
                 self.kills += 1
         self._on_end()
 
