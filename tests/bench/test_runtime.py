@@ -29,6 +29,7 @@ def ring() -> RingCost:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (
             ("_WINDOWS", 2),
+            ("_RING_WINDOWS", 2),
             ("_RING_FRAMES", 200),
             ("_QUEUE_FRAMES", 20),
             ("_CALLS", 20),

@@ -44,6 +44,7 @@ MEMORY_FRAMES = 20_000
 
 _FRAMES = 32
 _WINDOWS = 5
+_RING_WINDOWS = 9
 _RING_FRAMES = 2_000
 _QUEUE_FRAMES = 200
 _CALLS = 200
@@ -143,7 +144,7 @@ def bench_ring(progress: Progress | None = None) -> RingCost:
         PeerProcess("queue", PeerOptions(imgsz=[IMGSZ, IMGSZ])) as peer,
     ):
         copy = _copier(frames)
-        for _ in range(_WINDOWS):
+        for _ in range(_RING_WINDOWS):
             rates["ring"].append(_stream_rate(model, frames))
             rates["copy"].append(copy())
             rates["queue"].append(peer.images_per_s(_QUEUE_FRAMES))
@@ -298,7 +299,7 @@ def _latencies(frames: Sequence[npt.NDArray[np.uint8]]) -> tuple[float, float]:
     added_ms: list[float] = []
     plain_ms: list[float] = []
     with null_model(1, workers=1) as model:
-        for window in range(_WINDOWS + 1):
+        for window in range(_RING_WINDOWS + 1):
             through_s = [timed_for(functools.partial(model, next(cycled)), 0)[0] for _ in range(_CALLS)]
             plain_s = [timed_for(functools.partial(plain, next(cycled)), 0)[0] for _ in range(_CALLS)]
             if window:  # the first one warms up
