@@ -30,7 +30,7 @@ def bench_runtime(
     from trt_yolo.cores import available_cores
     from trt_yolo.loading import load, load_backend
 
-    count = workers or max(2, len(available_cores()))
+    count = max(2, len(available_cores())) if workers is None else workers
     one = 1 if threads is None else threads
     time_s = _SECONDS if seconds is None else seconds
     with contextlib.ExitStack() as stack:

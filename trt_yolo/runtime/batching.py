@@ -187,12 +187,7 @@ class Batcher:
                 batch = self._filling.get(key) or self._begin(key, job)
                 if batch is not None:
                     break
-                waited = (
-                    self._slot_free.wait(_CHECK_S if timeout_s is None else timeout_s)
-                    if timeout_s != 0
-                    else False
-                )
-                if not waited and timeout_s is not None:
+                if timeout_s == 0 or not (self._slot_free.wait(timeout_s or _CHECK_S) or timeout_s is None):
                     return None
             index = len(batch.jobs)
             batch.jobs.append(job)
@@ -294,11 +289,6 @@ class Batcher:
     def has_room(self) -> bool:
         """Whether a slot is free."""
         return self._closed is not None or any(lane.free for lane in self._lanes)
-
-    def lanes(self) -> Iterator[Lane]:
-        """The lanes whose workers are ready."""
-        with self.lock:
-            yield from list(self._lanes)
 
     @contextlib.contextmanager
     def _sending(self) -> Iterator[None]:

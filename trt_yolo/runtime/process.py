@@ -133,7 +133,6 @@ class WorkerProcess:
         self.ring: Ring | None = None
         self.is_ready = False
         self._ring_options = ring
-        self._fate: Death | None = None
         with contextlib.ExitStack() as on_error, start_errors_in_words():
             self._ready = Wake.create()
             on_error.callback(self._ready.close)
