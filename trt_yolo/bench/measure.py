@@ -106,7 +106,7 @@ def bench_model(
     """
     check_bench(bare, paths, batch, seconds)
     files = itertools.cycle(paths)
-    bare_calls = itertools.cycle(_bare_calls(bare, paths, batch))
+    bare_calls = itertools.cycle(bare_calls_on(bare, paths, batch))
     _warm_up(model, files, bare_calls, batch)
     share_s = seconds / 3 / _WINDOWS
     calls_s: list[float] = []
@@ -186,7 +186,9 @@ def _warm_up(
             return
 
 
-def _bare_calls(backend: OnnxRuntimeBackend, paths: Sequence[Path], batch: int) -> list[Callable[[], object]]:
+def bare_calls_on(
+    backend: OnnxRuntimeBackend, paths: Sequence[Path], batch: int
+) -> list[Callable[[], object]]:
     """Calls of the bare session on frames of the real images, letterboxed beforehand."""
     height, width = backend.manifest.imgsz_hw
     frames: npt.NDArray[np.uint8] = np.empty((batch, height, width, 3), np.uint8)
