@@ -27,6 +27,11 @@ class BatchRange:
         """Whether the graph has one fixed batch size."""
         return self.minimum == self.maximum
 
+    def check(self, batch: int) -> None:
+        """Raises InputError for a batch size that the graph does not take."""
+        if not self.minimum <= batch <= self.maximum:
+            raise InputError(f"a batch of {batch}, and this model takes {self}; give one that it takes")
+
     def __str__(self) -> str:
         return str(self.minimum) if self.is_static else f"{self.minimum}:{self.maximum}"
 

@@ -166,9 +166,7 @@ def write_scenes(folder: Path, imgsz_hw: tuple[int, int]) -> list[Path]:
 
 def check_bench(bare: OnnxRuntimeBackend, paths: Sequence[Path], batch: int, seconds: float) -> None:
     """Raises InputError for a batch that the model does not take, no time, or no images."""
-    allowed = bare.manifest.batch
-    if not allowed.minimum <= batch <= allowed.maximum:
-        raise InputError(f"a batch of {batch}, and this model takes {allowed}; give one that it takes")
+    bare.manifest.batch.check(batch)
     if not 0 < seconds <= 86400:
         raise InputError(f"--seconds {seconds:g} is no time to measure; give more than 0, such as 10")
     if not paths:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from trt_yolo import errors
-from trt_yolo.errors import InputError, TrtYoloError, WorkerError
+from trt_yolo.errors import TrtYoloError, WorkerError
 from trt_yolo.manifest import DEFAULT_ROWS, Manifest, manifest_from_json
 from trt_yolo.runtime.channel import Channel
 from trt_yolo.runtime.jobs import Death
@@ -106,12 +106,11 @@ class RingOptions:
         Raises:
             InputError: A batch that the model does not take.
         """
-        allowed, batch = manifest.batch, self.max_batch
-        if batch is not None and not allowed.minimum <= batch <= allowed.maximum:
-            raise InputError(f"a batch of {batch}, and this model takes {allowed}; give one that it takes")
+        batch = manifest.batch.maximum if self.max_batch is None else self.max_batch
+        manifest.batch.check(batch)
         return RingShape(
             slots=self.slots,
-            batch=batch or allowed.maximum,
+            batch=batch,
             imgsz_hw=manifest.imgsz_hw,
             rows=manifest.rows or DEFAULT_ROWS,
         )
