@@ -90,3 +90,11 @@ def test_the_runtime_is_measured_in_two_tables_and_one_line(demo_onnx: Path, cli
 def test_the_runtime_has_no_batch(demo_onnx: Path, cli: Command) -> None:
     outcome = cli("bench", str(demo_onnx), "--runtime", "--batch", "2")
     assert_one_error(outcome, "--batch does not go with --runtime", "leave it out")
+
+
+@pytest.mark.timeout(20)
+def test_a_number_of_workers_that_cannot_be_is_refused_before_anything_is_measured(
+    demo_onnx: Path, cli: Command
+) -> None:
+    outcome = cli("bench", str(demo_onnx), "--runtime", "--workers", "-2")
+    assert_one_error(outcome, "workers is -2", "at least 0")

@@ -28,10 +28,10 @@ def bench_runtime(
     from trt_yolo.cli.bench import readable
     from trt_yolo.cli.render import print_json, progress_bar
     from trt_yolo.cores import available_cores
-    from trt_yolo.loading import load, load_backend
+    from trt_yolo.loading import load, load_backend, threads_of_worker
 
     count = max(2, len(available_cores())) if workers is None else workers
-    one = 1 if threads is None else threads
+    one = threads_of_worker(count, 1 if threads is None else threads)  # refuses before a minute has passed
     time_s = _SECONDS if seconds is None else seconds
     with contextlib.ExitStack() as stack:
         bare = stack.enter_context(load_backend(model, threads=one))
