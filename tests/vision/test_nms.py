@@ -118,6 +118,19 @@ def test_greedy_nms_by_hand(
     np.testing.assert_array_equal(got, rows[kept])
 
 
+@pytest.mark.parametrize("limit", [1, 2, 5, 50, 51, 1000])
+def test_greedy_nms_with_a_limit_is_the_beginning_of_that_without(limit: int) -> None:
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 100, (200, 2))
+    rows = np.hstack(
+        [corners, corners + rng.uniform(10, 40, (200, 2)), rng.random((200, 1)), np.zeros((200, 1))]
+    )
+    rows = rows[np.argsort(-rows[:, 4])].astype(np.float32)
+    kept = greedy_nms(rows, iou=0.3)
+    assert 50 < len(kept) < 150
+    np.testing.assert_array_equal(greedy_nms(rows, iou=0.3, limit=limit), kept[:limit])
+
+
 HEAD = np.array(
     [  # four anchors, three classes
         [10, 20, 30, 40],  # cx

@@ -14,6 +14,7 @@ from trt_yolo.cli.bench import bench
 from trt_yolo.cli.doctor import doctor
 from trt_yolo.cli.export import export
 from trt_yolo.cli.predict import predict
+from trt_yolo.cli.val import val
 from trt_yolo.errors import TrtYoloError
 from trt_yolo.version import __version__
 
@@ -24,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (export, predict, bench, doctor):
+for command in (export, predict, val, bench, doctor):
     app.command()(command)
 
 _USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # typer ships its own copy of click's since 0.26

@@ -31,7 +31,7 @@ def rows_from_head(head: npt.NDArray[np.float32], *, conf: float, limit: int) ->
     ).T.astype(np.float32)
 
 
-def greedy_nms(rows: Rows, *, iou: float) -> Rows:
+def greedy_nms(rows: Rows, *, iou: float, limit: int | None = None) -> Rows:
     """The rows that greedy NMS keeps, in the order given.
 
     A row goes if an earlier kept row of its class overlaps it by more than `iou`.
@@ -39,20 +39,26 @@ def greedy_nms(rows: Rows, *, iou: float) -> Rows:
     Args:
         rows: (N, 6) float32, sorted by falling score.
         iou: Intersection over union, 0 to 1.
+        limit: Stop when so many are kept, from 1; None: keep all.
     """
     x1, y1, x2, y2, _, class_id = rows.T
     area = (x2 - x1) * (y2 - y1)
     alive = np.ones(len(rows), bool)
-    limit = np.float32(iou)
+    most = np.float32(iou)
+    kept = 0
     for first in range(len(rows)):
         if not alive[first]:
             continue
+        kept += 1
+        if kept == limit:
+            alive[first + 1 :] = False
+            break
         rest = slice(first + 1, None)
         width = np.maximum(np.minimum(x2[first], x2[rest]) - np.maximum(x1[first], x1[rest]), 0)
         height = np.maximum(np.minimum(y2[first], y2[rest]) - np.maximum(y1[first], y1[rest]), 0)
         intersection = width * height
         union = area[first] + area[rest] - intersection
-        alive[rest] &= ~((intersection > union * limit) & (class_id[rest] == class_id[first]))
+        alive[rest] &= ~((intersection > union * most) & (class_id[rest] == class_id[first]))
     return rows[alive]
 
 
