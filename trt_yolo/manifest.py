@@ -41,6 +41,7 @@ class Manifest:
         rows: Rows of `detections` an image; the most candidates that NMS sees. 0 in a head graph.
         anchors: Anchors of the head's output, all levels together.
         precision: `fp32`, `fp16` or `int8`.
+        target: What int8 is laid out for, `tensorrt` or `cpu`; empty in other precisions.
         opset: ONNX operator set.
         source: Name of the file that it was made from.
         source_sha256: Hash of that file.
@@ -57,6 +58,7 @@ class Manifest:
     anchors: int
     task: str = "detect"
     precision: str = "fp32"
+    target: str = ""
     opset: int = 0
     source: str = ""
     source_sha256: str = ""

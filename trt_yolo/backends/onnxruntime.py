@@ -44,7 +44,7 @@ class OnnxRuntimeBackend(Backend):
     def __init__(self, model: str | Path | bytes, *, threads: int | None = None) -> None:
         self.threads = threads or len(available_cores())
         model = Path(model) if isinstance(model, str) else model
-        session = _session(model, self.threads)
+        session = open_session(model, threads=self.threads)
         origin = str(model) if isinstance(model, Path) else "the model"
         super().__init__(_manifest(session, origin))
         self.session = session
@@ -58,10 +58,7 @@ class OnnxRuntimeBackend(Backend):
     def feed(self, frames_bgr: Frames, conf: float, iou: float) -> dict[str, npt.NDArray[Any]]:
         """The session's inputs for a batch: for a head graph, the pre-processing is done here."""
         if self.manifest.graph == "head":
-            images = cv2.dnn.blobFromImages(
-                list(frames_bgr), 1 / 255, swapRB=True
-            )  # (N, 3, H, W) RGB, 0 to 1
-            return {self._inputs[0]: images.astype(self._image_dtype, copy=False)}
+            return {self._inputs[0]: images_for_head(frames_bgr).astype(self._image_dtype, copy=False)}
         values = (frames_bgr, np.array([conf], np.float32), np.array([iou], np.float32))
         return dict(zip(self._inputs, values, strict=True))
 
@@ -105,7 +102,23 @@ class OnnxRuntimeBackend(Backend):
             ) from error
 
 
-def _session(model: Path | bytes, threads: int) -> Any:
+def images_for_head(frames_bgr: Frames) -> npt.NDArray[np.float32]:
+    """(N, 3, H, W) float32 RGB of 0 to 1, what a head graph takes, of (N, H, W, 3) uint8 BGR frames."""
+    return np.asarray(cv2.dnn.blobFromImages(list(frames_bgr), 1 / 255, swapRB=True), np.float32)
+
+
+def open_session(model: Path | bytes, *, threads: int) -> Any:
+    """An `onnxruntime.InferenceSession` of any ONNX model, on the CPU.
+
+    Args:
+        model: Path of an `.onnx` file, or the file's bytes.
+        threads: CPU threads of one inference.
+
+    Raises:
+        InputError: No such file.
+        BackendError: No ONNX model, or one that ONNX Runtime cannot load.
+        MissingDependencyError: onnxruntime is not installed.
+    """
     try:
         import onnxruntime
     except ModuleNotFoundError as error:

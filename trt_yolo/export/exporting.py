@@ -15,7 +15,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -38,11 +38,17 @@ from trt_yolo.export.head_from_onnx import head_from_onnx
 from trt_yolo.export.parity import Frames, Parity, check_frames, check_parity
 from trt_yolo.export.weights import cache_folder
 from trt_yolo.manifest import DEFAULT_ROWS, METADATA_KEY, Manifest
+from trt_yolo.precision.images import PrecisionImages, default_images, images_from
+from trt_yolo.precision.making import PrecisionMaker, PrecisionOptions, Progress
+from trt_yolo.precision.network import network_of
+from trt_yolo.precision.report import PrecisionReport
 from trt_yolo.shapes import BatchRange
 from trt_yolo.version import __version__
 
 Exporter = Literal["auto", "native", "ultralytics"]
+Precision = Literal["fp32", "fp16", "int8"]
 
+INT8_OPSET = 19  # the first with Q/DQ around FP16 tensors
 MAX_ROWS = 4096  # NMS compares every row with every other
 
 _log = logging.getLogger(__name__)
@@ -60,6 +66,10 @@ class ExportOptions:
         rows: Candidates that NMS sees, and rows of the result, at most the number of anchors; None takes 512,
             or a quarter of the anchors where that is less.
         exporter: `native`, `ultralytics`, or `auto`: native where it knows the architecture.
+        precision: `fp32`, `fp16` or `int8`.
+        low_precision: How FP16 and int8 are made, and what they may cost.
+        data: Images to calibrate and to judge precision with: a data.yaml, folder or file pattern; None takes what
+            the model is known for, see `precision.images`.
         check_images: Images for the parity check; none takes demo scenes.
         check: Whether to run the parity check, which needs ONNX Runtime.
         trust: Let Ultralytics run a pickle that names code off the allow-list.
@@ -72,6 +82,9 @@ class ExportOptions:
     opset: int | None = None
     rows: int | None = None
     exporter: Exporter = "auto"
+    precision: Precision = "fp32"
+    low_precision: PrecisionOptions = field(default_factory=PrecisionOptions)
+    data: str | None = None
     check_images: Sequence[Path] = ()
     check: bool = True
     trust: bool = False
@@ -88,6 +101,14 @@ class ExportOptions:
             )
         if self.opset is not None and not MIN_OPSET <= self.opset <= MAX_OPSET:
             raise InputError(f"--opset {self.opset} is not supported; give {MIN_OPSET} to {MAX_OPSET}")
+        if self.precision not in get_args(Precision):
+            raise InputError(
+                f"precision {self.precision!r} does not exist; give {', '.join(get_args(Precision))}"
+            )
+        if self.precision == "int8" and self.opset is not None and self.opset < INT8_OPSET:
+            raise InputError(
+                f"--int8 needs opset {INT8_OPSET} or newer, asked for {self.opset}; leave --opset out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +130,19 @@ class Artifact:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """What an export wrote, and how it was checked; `parity` is None for a head graph or unchecked."""
+    """What an export wrote, and how it was checked.
+
+    Attributes:
+        artifacts: The files.
+        manifest: What they are.
+        parity: The float deploy graph against the float head graph; None for a head graph or unchecked.
+        accuracy: What the precision costs; None for FP32, or where there was nothing to measure it with.
+    """
 
     artifacts: list[Artifact]
     manifest: Manifest
     parity: Parity | None
+    accuracy: PrecisionReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -121,15 +150,24 @@ class ExportReport:
         parity = (
             None if self.parity is None else {**dataclasses.asdict(self.parity), "holds": self.parity.holds}
         )
-        return {"artifacts": artifacts, "parity": parity}
+        accuracy = None if self.accuracy is None else self.accuracy.to_dict()
+        return {"artifacts": artifacts, "parity": parity, "accuracy": accuracy}
 
 
-def export_model(source: Path, *, out: Path, options: ExportOptions | None = None) -> ExportReport:
+def export_model(
+    source: Path, *, out: Path, options: ExportOptions | None = None, progress: Progress | None = None
+) -> ExportReport:
     """Exports a `.pt` checkpoint or a head-graph `.onnx` into the folder `out`.
 
+    Args:
+        source: The checkpoint or head graph.
+        out: The folder; made if it is not there.
+        options: What to export.
+        progress: Told what is being done while a precision is made.
+
     Raises:
-        InputError: The source cannot be used, an option does not fit it, or the folder cannot be written.
-        ExportError: The deploy graph failed its check; nothing was written.
+        InputError: The source or the images cannot be used, an option does not fit, or the folder cannot be written.
+        ExportError: The deploy graph failed its check, or the precision costs too much; no artifact was written.
         MissingDependencyError: The check needs ONNX Runtime, or the architecture needs Ultralytics.
     """
     options = options or ExportOptions()
@@ -143,21 +181,64 @@ def export_model(source: Path, *, out: Path, options: ExportOptions | None = Non
         version=__version__,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
-    parity = None
-    if options.head:
-        content = _serialized(head, manifest)
-    else:
+    if not options.head:
         manifest = dataclasses.replace(manifest, graph="deploy", rows=_rows(options.rows, manifest.anchors))
-        content = _serialized(deploy_from_head(head, manifest), manifest)
-        if options.check:
-            frames = check_frames(manifest.imgsz_hw, options.check_images)
-            parity = _checked(head.SerializeToString(), content, frames, source)
-    path = out / f"{_stem(source, manifest, own_imgsz, options.rows)}.onnx"
+    content = _artifact(head, manifest)
+    parity = None
+    if options.check and not options.head:
+        frames = check_frames(manifest.imgsz_hw, options.check_images)
+        parity = _checked(head.SerializeToString(), content, frames, source)
+    accuracy = None
+    stem = _stem(source, manifest, own_imgsz, options.rows)
+    if options.precision != "fp32":
+        manifest = _in_precision(manifest, options)
+        cache = out / f"{stem}{'-cpu' if manifest.target == 'cpu' else ''}.calibration.json"
+        stem = _stem(source, manifest, own_imgsz, options.rows)
+        content, accuracy = _precise(head, content, manifest, options, source, cache, progress)
+    path = out / f"{stem}.onnx"
     _write_together(
         {path: content, path.with_name(path.name + ".json"): (manifest.to_json() + "\n").encode()}
     )
     artifact = Artifact(path=path, format="onnx", precision=manifest.precision, bytes=len(content))
-    return ExportReport(artifacts=[artifact], manifest=manifest, parity=parity)
+    return ExportReport(artifacts=[artifact], manifest=manifest, parity=parity, accuracy=accuracy)
+
+
+def _artifact(head: onnx.ModelProto, manifest: Manifest) -> bytes:
+    """The file's content: the head graph itself, or the deploy graph around it."""
+    return _serialized(head if manifest.graph == "head" else deploy_from_head(head, manifest), manifest)
+
+
+def _in_precision(manifest: Manifest, options: ExportOptions) -> Manifest:
+    target = options.low_precision.target if options.precision == "int8" else ""
+    return dataclasses.replace(manifest, precision=options.precision, target=target)
+
+
+def _precise(
+    head: onnx.ModelProto,
+    float_artifact: bytes,
+    manifest: Manifest,
+    options: ExportOptions,
+    source: Path,
+    cache: Path,
+    progress: Progress | None,
+) -> tuple[bytes, PrecisionReport | None]:
+    """The artifact in the precision asked for, and what it costs."""
+    network = network_of(head, origin=str(source))
+    with tempfile.TemporaryDirectory(prefix="trt-yolo-") as folder:
+        images = _precision_images(manifest, options, Path(folder))
+        maker = PrecisionMaker(
+            network, images, float_artifact=float_artifact, finish=lambda made: _artifact(made, manifest),
+            imgsz_hw=manifest.imgsz_hw, progress=progress,
+        )  # fmt: skip
+        if options.precision == "fp16":
+            return maker.fp16(options.low_precision)
+        return maker.int8(options.low_precision, cache=cache)
+
+
+def _precision_images(manifest: Manifest, options: ExportOptions, folder: Path) -> PrecisionImages:
+    if options.data is not None:
+        return images_from(options.data, manifest.names)
+    return default_images(manifest.names, folder=folder)
 
 
 def export_to_cache(source: Path) -> Path:
@@ -293,6 +374,8 @@ def _stem(source: Path, manifest: Manifest, own_imgsz: tuple[int, int], rows: in
         stem += f"-b{manifest.batch}".replace(":", "-")
     if rows is not None:
         stem += f"-r{rows}"
+    if manifest.precision != "fp32":
+        stem += f"-{manifest.precision}" + ("-cpu" if manifest.target == "cpu" else "")
     return stem + ("-head" if manifest.graph == "head" else "")
 
 

@@ -1,7 +1,7 @@
 """The checkpoint that a person meant: a path, a released model's name, or nothing for the demo.
 
-Released checkpoints are downloaded once into the cache. Knows no formats.
-Environment: `TRT_YOLO_CACHE` moves the cache, `TRT_YOLO_WEIGHTS_URL` the place that weights come from.
+Released checkpoints, and coco128's images, are downloaded once into the cache. Knows no formats.
+Environment: `TRT_YOLO_CACHE` moves the cache, `TRT_YOLO_WEIGHTS_URL` the place that they come from.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from trt_yolo.errors import DownloadError, InputError, UnsupportedModelError
 
 RELEASE_URL = "https://github.com/ultralytics/assets/releases/download/v8.3.0"
+COCO128_URL = "https://github.com/ultralytics/assets/releases/download/v0.0.0"
 _TIMEOUT_S = 30
 _CHUNK_BYTES = 1 << 16
 _RELEASED = re.compile(r"yolov8[nsmlx](-oiv7)?(-(?P<task>seg|pose|obb|cls|world|worldv2))?(\.pt)?")
@@ -74,6 +75,36 @@ def find_weights(model: str | None, *, progress: Progress | None = None) -> Path
         base = os.environ.get("TRT_YOLO_WEIGHTS_URL", RELEASE_URL).rstrip("/")
         _download(f"{base}/{name}", kept, progress)
     return kept
+
+
+def fetch_coco128() -> Path:
+    """The folder of coco128's images, 128 of COCO's with labels beside them; downloaded into the cache once.
+
+    Raises:
+        DownloadError: It must be downloaded, and that failed.
+    """
+    folder = cache_folder() / "coco128"
+    if not folder.exists():
+        base = os.environ.get("TRT_YOLO_WEIGHTS_URL", COCO128_URL).rstrip("/")
+        archive = cache_folder() / "coco128.zip"
+        if not archive.exists():
+            _download(f"{base}/coco128.zip", archive, None)
+        _unpack(archive, folder)
+        archive.unlink()
+    return folder / "images"
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Writes the archive's images and labels, flat, to `images` and `labels` in a new folder."""
+    with tempfile.TemporaryDirectory(dir=archive.parent) as place:
+        for kind in ("images", "labels"):
+            (Path(place) / "whole" / kind).mkdir(parents=True)
+        with zipfile.ZipFile(archive) as content:
+            for name in content.namelist():
+                part = {".jpg": "images", ".txt": "labels"}.get(Path(name).suffix, "")
+                if part and f"/{part}/" in name:  # its own name only: no path leads out of the folder
+                    (Path(place) / "whole" / part / Path(name).name).write_bytes(content.read(name))
+        (Path(place) / "whole").replace(folder)
 
 
 def _download(url: str, target: Path, progress: Progress | None) -> None:

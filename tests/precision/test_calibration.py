@@ -1,0 +1,241 @@
+"""Weights in 8 bits, scales that FP16 holds, and the bias that quantization takes, measured by ONNX Runtime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+
+from tests.precision import graphs
+from trt_yolo.backends.onnxruntime import open_session
+from trt_yolo.export.graph import FLOAT, value_info
+from trt_yolo.precision.calibration import (
+    Activation,
+    Target,
+    bias_shift,
+    calibration_of,
+    quantized,
+    quantized_weights,
+)
+from trt_yolo.precision.observing import BINS, Observed
+from trt_yolo.precision.scales import METHODS, Method
+
+LEAST_SCALE = 2.0**-14
+
+
+def _observed(values: graphs.Floats) -> Observed:
+    """Of (N, channels, H, W)."""
+    low, high = float(values.min()), float(values.max())
+    channels = values.swapaxes(0, 1).reshape(values.shape[1], -1)
+    counts = [np.histogram(one.astype(np.float64), BINS, (low, high))[0] for one in channels]
+    return Observed(low, high, np.array(counts, np.uint32))
+
+
+def _assert_weights_hold(weight: graphs.Floats) -> None:
+    levels, scales = quantized_weights(weight)
+    assert (levels.dtype, scales.dtype) == (np.int8, np.float32)
+    assert levels.shape == weight.shape
+    assert scales.shape == (len(weight),)
+    assert levels.min() >= -127
+    np.testing.assert_array_equal(scales.astype(np.float16).astype(np.float32), scales)
+    assert (scales >= LEAST_SCALE).all()
+    column = scales.reshape(-1, *[1] * (weight.ndim - 1)).astype(np.float64)
+    assert (np.abs(levels * column - weight) <= column / 2 * (1 + 1e-6)).all()
+    largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
+    normal = largest > 127 * LEAST_SCALE
+    used = np.abs(levels.astype(np.int64)).reshape(len(weight), -1).max(axis=1)
+    assert (used[normal] >= 126).all(), "each channel uses its range"
+
+
+def test_weights_of_the_demo() -> None:
+    weights = graphs.initializers(graphs.demo_network().model)
+    for one in graphs.demo_network().convolutions:
+        _assert_weights_hold(weights[one.weight])
+
+
+@settings(max_examples=200, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), magnitude=st.floats(1e-6, 1e4), spread=st.floats(0, 3))
+def test_weights_of_any_size(seed: int, magnitude: float, spread: float) -> None:
+    rng = np.random.default_rng(seed)
+    per_channel = magnitude * 10 ** rng.normal(0, spread, (6, 1, 1, 1))
+    _assert_weights_hold((rng.normal(0, 1, (6, 3, 3, 3)) * np.minimum(per_channel, 1e5)).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("channel", "scale", "levels"),
+    [
+        ([0, 0, 0, 0], LEAST_SCALE, [0, 0, 0, 0]),
+        ([1e-9, -1e-9, 0, 0], LEAST_SCALE, [0, 0, 0, 0]),
+        ([LEAST_SCALE, -3 * LEAST_SCALE, 0, 0], LEAST_SCALE, [1, -3, 0, 0]),
+        ([127, -127, 64, -1], 1.0, [127, -127, 64, -1]),
+        ([63.5, -63.5, 0.5, 0.2], 0.5, [127, -127, 1, 0]),
+        ([127 * 2.0**-10, 0, 0, 0], 2.0**-10, [127, 0, 0, 0]),
+        ([127 * 1.0001, 0, 0, 0], 1 + 2.0**-10, [127, 0, 0, 0]),
+    ],
+)
+def test_weights_by_hand(channel: list[float], scale: float, levels: list[int]) -> None:
+    weight = np.array([channel, [1, 2, 3, 4]], np.float32).reshape(2, 1, 2, 2)
+    got, scales = quantized_weights(weight)
+    assert scales[0] == scale
+    assert got[0].ravel().tolist() == levels
+    assert got[1].ravel().tolist() == [32, 63, 95, 127]
+
+
+@pytest.mark.parametrize("magnitude", [1e3, 1e6, 1e7, 1e9])
+@pytest.mark.parametrize("target", ["tensorrt", "cpu"])
+def test_scales_are_finite_however_large_the_values(magnitude: float, target: Target) -> None:
+    network = graphs.demo_network()
+    counts = np.ones((1, BINS), np.uint32)
+    observed = {one.input: graphs.demo_observed()[one.input] for one in network.quantizable}
+    observed["beside"] = Observed(-magnitude, magnitude, counts)
+    found = calibration_of(network, observed, "minmax", target=target).activations["beside"]
+    assert np.isfinite(np.float32(found.scale))
+    assert np.isfinite(quantized(np.array([magnitude]), found, target)).all()
+
+
+def test_large_weights_have_finite_scales() -> None:
+    weight = np.full((1, 1, 1, 1), 1e7, np.float32)
+    with np.errstate(over="ignore"):
+        _, scales = quantized_weights(weight)
+    assert np.isfinite(scales).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_activations_for_tensorrt(method: Method) -> None:
+    network, observed = graphs.demo_network(), graphs.demo_observed()
+    calibration = graphs.demo_calibration("tensorrt", method)
+    assert calibration.target == "tensorrt"
+    assert calibration.method == method
+    assert calibration.activations.keys() == {one.input for one in network.quantizable}
+    assert calibration.bias_shifts.keys() == {one.output for one in network.quantizable}
+    for name, activation in calibration.activations.items():
+        assert activation.zero == 0
+        assert float(np.float16(activation.scale)) == activation.scale
+        largest = max(-observed[name].low, observed[name].high)
+        assert activation.scale * 127 <= largest * (1 + 2.0**-10)
+        if method == "minmax":
+            assert activation.scale * 127 >= largest * (1 - 1e-6), "FP16 rounds up: nothing is clipped"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_activations_for_a_cpu(method: Method) -> None:
+    observed = graphs.demo_observed()
+    calibration = graphs.demo_calibration("cpu", method)
+    assert calibration.activations.keys() == observed.keys()
+    for name, activation in calibration.activations.items():
+        assert isinstance(activation.zero, int)
+        assert 0 <= activation.zero <= 255
+        assert activation.scale > 0
+        assert quantized(np.zeros(1), activation, "cpu")[0] == 0, "zero is exact: padding is of zeros"
+        low, high = quantized(np.array([-np.inf, np.inf]), activation, "cpu")
+        assert low >= min(observed[name].low, 0) - activation.scale
+        assert high <= max(observed[name].high, 0) + activation.scale
+        if method == "minmax":
+            assert low <= observed[name].low + activation.scale
+            assert high >= observed[name].high - activation.scale
+
+
+@pytest.mark.parametrize(
+    ("target", "activation", "lowest", "highest"),
+    [
+        ("tensorrt", Activation(scale=0.5, zero=0), -64.0, 63.5),
+        ("cpu", Activation(scale=0.5, zero=0), 0.0, 127.5),
+        ("cpu", Activation(scale=0.5, zero=10), -5.0, 122.5),
+        ("cpu", Activation(scale=0.5, zero=255), -127.5, 0.0),
+    ],
+)
+def test_quantized_clips_and_rounds(
+    target: Target, activation: Activation, lowest: float, highest: float
+) -> None:
+    assert quantized(np.array([-1e9, 1e9]), activation, target).tolist() == [lowest, highest]
+    inside = np.linspace(lowest, highest, 1001)
+    got = quantized(inside, activation, target)
+    assert np.abs(got - inside).max() <= activation.scale / 2
+    np.testing.assert_array_equal(got / activation.scale, np.rint(got / activation.scale))
+
+
+def _convolve(values: graphs.Floats, weight: graphs.Floats, groups: int) -> graphs.Floats:
+    """Without padding, in float64's stead by ONNX Runtime in float32."""
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"], group=groups)],
+        "made",
+        [value_info("x", FLOAT, list(values.shape))],
+        [value_info("y", FLOAT, ["n", "c", "h", "w"])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    return open_session(model.SerializeToString(), threads=graphs.THREADS).run(None, {"x": values})[0]
+
+
+@pytest.mark.parametrize(
+    ("channels_in", "channels_out", "groups", "side"),
+    [(4, 6, 1, 1), (4, 6, 1, 3), (4, 8, 2, 3), (6, 6, 6, 3), (6, 12, 6, 5)],
+    ids=["1x1", "3x3", "grouped", "depthwise", "depthwise of two"],
+)
+@pytest.mark.parametrize("target", ["tensorrt", "cpu"])
+def test_bias_shift_is_the_mean_that_is_lost(
+    channels_in: int, channels_out: int, groups: int, side: int, target: Target
+) -> None:
+    rng = np.random.default_rng(7)
+    # every pixel of a channel comes from one distribution, so that borders, which taps do not all see, do not count
+    values = np.exp(rng.normal(0, 1, (2, channels_in, 160, 160)) + np.arange(channels_in)[:, None, None] / 3)
+    values = (values - 1).astype(np.float32)
+    weight = rng.normal(0.05, 0.2, (channels_out, channels_in // groups, side, side)).astype(np.float32)
+    weight *= np.geomspace(0.05, 4, channels_out).astype(np.float32).reshape(-1, 1, 1, 1)
+    limit = float(np.quantile(values, 0.99))  # a hundredth is clipped: much is lost
+    activation = (
+        Activation(scale=limit / 127, zero=0)
+        if target == "tensorrt"
+        else Activation(scale=limit / 240, zero=int(240 / limit))
+    )
+    observed = _observed(values)
+    shift = bias_shift(weight, observed, quantized(observed.centres, activation, target))
+    levels, scales = quantized_weights(weight)
+    after = _convolve(
+        quantized(values.astype(np.float64), activation, target).astype(np.float32),
+        levels * scales.reshape(-1, 1, 1, 1),
+        groups,
+    )
+    lost = _convolve(values, weight, groups).astype(np.float64) - after
+    measured = lost.mean(axis=(0, 2, 3))
+    bin_width = (observed.high - observed.low) / BINS
+    gain = np.abs(weight).sum(axis=(1, 2, 3))
+    assert (np.abs(shift - measured) <= gain * bin_width + 0.02 * np.abs(measured)).all()
+    assert np.abs(measured).max() > 10 * (gain * bin_width).max(), "the check can fail"
+    assert np.abs(shift - measured).max() < 0.05 * np.abs(measured).max()
+
+
+def test_bias_shift_of_nothing_lost_is_the_weights_rounding() -> None:
+    rng = np.random.default_rng(8)
+    observed = _observed(rng.random((1, 3, 40, 40), np.float32))
+    weight = rng.integers(-127, 128, (5, 3, 3, 3)).astype(np.float32) / 1024
+    weight[:, 0, 0, 0] = 127 / 1024
+    np.testing.assert_allclose(bias_shift(weight, observed, observed.centres), 0, atol=1e-12)
+
+
+def test_bias_correction_brings_means_back() -> None:
+    """The demo's own convolutions: with the shift, the mean of each output is closer to that of float."""
+    network, observed = graphs.demo_network(), graphs.demo_observed()
+    calibration = graphs.demo_calibration("tensorrt", "mse")
+    weights: dict[str, Any] = graphs.initializers(network.model)
+    one = network.quantizable[9]
+    images = np.concatenate([frame[None] for frame in graphs.demo_frames(8, 100)])
+    from trt_yolo.backends.onnxruntime import images_for_head
+
+    before = after = 0.0
+    for image in images:
+        values = graphs.run_showing(network.model, [one.input], images_for_head(image[None]))[one.input]
+        levels, scales = quantized_weights(weights[one.weight])
+        rounded = quantized(values.astype(np.float64), calibration.activations[one.input], "tensorrt")
+        before = before + _convolve(values, weights[one.weight], 1).mean(axis=(0, 2, 3))
+        after = after + _convolve(
+            rounded.astype(np.float32), levels * scales.reshape(-1, 1, 1, 1), 1
+        ).mean(axis=(0, 2, 3))
+    lost = (before - after) / len(images)
+    left = lost - calibration.bias_shifts[one.output]
+    assert np.abs(left).mean() < 0.35 * np.abs(lost).mean()
+    assert observed[one.input].counts.shape[0] == weights[one.weight].shape[1]
