@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -50,12 +51,15 @@ def network_of_checkpoint(path: Path, side: int, *, batch: BatchRange = STATIC) 
     return network_of(head, origin=path.name)
 
 
-def ultralytics_head(folder: Path, source: Path, side: int, *, batch: BatchRange) -> onnx.ModelProto:
-    """The head graph of a checkpoint as Ultralytics writes it and trt-yolo reads it."""
-    path = folder / f"{source.stem}-{side}-{batch.minimum}-{batch.maximum}.onnx"
-    size = (side, side)
-    onnx_from_ultralytics(source, path, imgsz_hw=size, batch=batch, opset=DEFAULT_OPSET, verbose=False)
-    return head_from_onnx(path, imgsz_hw=size, batch=batch)[0]
+@cache
+def ultralytics_demo_head(batch: BatchRange) -> onnx.ModelProto:
+    """The demo's head graph as Ultralytics writes it and trt-yolo reads it; not to be changed."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "demo.onnx"
+        onnx_from_ultralytics(
+            demo_checkpoint(), path, imgsz_hw=(256, 256), batch=batch, opset=DEFAULT_OPSET, verbose=False
+        )
+        return head_from_onnx(path, imgsz_hw=(256, 256), batch=batch)[0]
 
 
 @cache
@@ -126,5 +130,7 @@ def kinds(model: onnx.ModelProto) -> Counter[str]:
 def types_of(model: onnx.ModelProto) -> dict[str, int]:
     """Element types of all tensors, as shape inference finds them."""
     graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
-    types = {one.name: one.type.tensor_type.elem_type for one in (*graph.value_info, *graph.input, *graph.output)}
+    types = {
+        one.name: one.type.tensor_type.elem_type for one in (*graph.value_info, *graph.input, *graph.output)
+    }
     return types | {tensor.name: tensor.data_type for tensor in graph.initializer}

@@ -80,7 +80,9 @@ def test_quantized_convolutions_read_int8(
         assert {attribute.name: attribute.i for attribute in weight.attribute} == {"axis": 0}
         np.testing.assert_array_equal(scales.astype(np.float16).astype(np.float32), scales)
         assert arrays[bias].dtype == np.float32
-        np.testing.assert_allclose(arrays[bias], floats[one.bias] + calibration.bias_shifts[one.output], rtol=1e-6)
+        np.testing.assert_allclose(
+            arrays[bias], floats[one.bias] + calibration.bias_shifts[one.output], rtol=1e-6
+        )
 
 
 def test_the_others_are_untouched(demo: Network, int8: onnx.ModelProto, kept: list[str]) -> None:
@@ -97,9 +99,7 @@ def test_the_others_are_untouched(demo: Network, int8: onnx.ModelProto, kept: li
         assert same, "strides, padding and groups"
 
 
-def test_one_q_for_a_tensor_and_nothing_unused(
-    demo: Network, int8: onnx.ModelProto, kept: list[str]
-) -> None:
+def test_one_q_for_a_tensor_and_nothing_unused(demo: Network, int8: onnx.ModelProto, kept: list[str]) -> None:
     kinds, taken = graphs.kinds(int8), _taken(demo, kept)
     inputs = {one.input for one in taken}
     assert len(inputs) < len(taken), "some share their input"
@@ -135,7 +135,9 @@ def _as_uint8(model: onnx.ModelProto) -> onnx.ModelProto:
 def test_uint8_gives_the_same_bits(demo: Network, int8: onnx.ModelProto, half: bool) -> None:
     model = fp16_from_float(int8, demo) if half else int8
     frames = graphs.demo_frames(6)
-    np.testing.assert_array_equal(graphs.outputs_of(_as_uint8(model), frames), graphs.outputs_of(model, frames))
+    np.testing.assert_array_equal(
+        graphs.outputs_of(_as_uint8(model), frames), graphs.outputs_of(model, frames)
+    )
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["float32 between", "float16 between"])
@@ -154,9 +156,7 @@ def test_uint8_gives_the_same_bits_for_yolov8n(yolov8n: Path, val_images: list[P
     assert np.abs(plain - wanted)[:, 4:].mean() < 1e-3
 
 
-def _integer_convolution(
-    levels: np.ndarray, weight: np.ndarray, *, stride: int, padding: int
-) -> np.ndarray:
+def _integer_convolution(levels: np.ndarray, weight: np.ndarray, *, stride: int, padding: int) -> np.ndarray:
     """int32 accumulation of (Cin, H, W) and (Cout, Cin, k, k) int8."""
     padded = np.pad(levels.astype(np.int32), ((0, 0), (padding, padding), (padding, padding)))
     side = weight.shape[2]
@@ -220,3 +220,19 @@ def test_close_to_float(demo: Network, calibration: Calibration) -> None:
     assert found.sum() > 200
     assert off[:, :4].transpose(0, 2, 1)[found].mean() < 0.2
     assert off[:, 4:].transpose(0, 2, 1)[found].mean() < 0.02
+
+
+def test_uint8_of_a_cpus_calibration(demo: Network) -> None:
+    """The same form with a CPU's levels, by which the search judges convolutions alone."""
+    calibration = graphs.demo_calibration("cpu")
+    model = int8_from_float(demo, calibration)
+    onnx.checker.check_model(model, full_check=True)
+    arrays = graphs.initializers(model)
+    for one in demo.quantizable:
+        _, scale, zero = graphs.node_of(model, f"{one.input}.dq").input
+        assert arrays[zero].dtype == np.uint8
+        assert arrays[zero] == calibration.activations[one.input].zero
+        assert arrays[scale] == np.float32(calibration.activations[one.input].scale)
+    frames = graphs.demo_frames(4)
+    off = np.abs(graphs.outputs_of(model, frames) - graphs.outputs_of(demo.model, frames))
+    assert 0 < off[:, 4:].mean() < 2e-4

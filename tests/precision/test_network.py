@@ -12,7 +12,6 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.precision import graphs
 from trt_yolo.errors import InputError, UnsupportedModelError
 from trt_yolo.export.graph import FLOAT, FLOAT16, value_info
-from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.precision.int8_from_float import int8_from_float
 from trt_yolo.precision.network import Network, network_of
 from trt_yolo.shapes import BatchRange
@@ -66,9 +65,9 @@ def test_batch_and_opset_change_nothing(demo: Network, batch: BatchRange, opset:
 
 
 @pytest.mark.parametrize("batch", [BatchRange(1, 1), BatchRange(1, 4)], ids=str)
-def test_ultralytics_head_is_the_same_network(demo: Network, batch: BatchRange, tmp_path: Path) -> None:
+def test_ultralytics_head_is_the_same_network(demo: Network, batch: BatchRange) -> None:
     pytest.importorskip("ultralytics")
-    head = graphs.ultralytics_head(tmp_path, demo_checkpoint(), 256, batch=batch)
+    head = graphs.ultralytics_demo_head(batch)
     network = network_of(head, origin="theirs")
     assert graphs.kinds(head)["Conv"] == 64, "with the one that decodes boxes"
     assert [one.macs for one in network.convolutions] != []
@@ -98,7 +97,9 @@ def test_shares_add_up(demo: Network) -> None:
     assert demo.share(["no such tensor"]) == 0
 
 
-def _model(*, dtype: int = FLOAT, groups: int = 1, stored: bool = True, convolution: bool = True) -> onnx.ModelProto:
+def _model(
+    *, dtype: int = FLOAT, groups: int = 1, stored: bool = True, convolution: bool = True
+) -> onnx.ModelProto:
     weight = np.ones((4, 4 // groups, 3, 3), helper.tensor_dtype_to_np_dtype(dtype))
     nodes = []
     if not stored:
@@ -119,7 +120,9 @@ def _model(*, dtype: int = FLOAT, groups: int = 1, stored: bool = True, convolut
     return model
 
 
-@pytest.mark.parametrize(("groups", "macs"), [(1, 4 * 8 * 6 * 4 * 9), (2, 4 * 8 * 6 * 2 * 9), (4, 4 * 8 * 6 * 9)])
+@pytest.mark.parametrize(
+    ("groups", "macs"), [(1, 4 * 8 * 6 * 4 * 9), (2, 4 * 8 * 6 * 2 * 9), (4, 4 * 8 * 6 * 9)]
+)
 def test_groups_do_less(groups: int, macs: int) -> None:
     (one,) = network_of(_model(groups=groups), origin="made").convolutions
     assert one.macs == macs
@@ -133,7 +136,11 @@ def test_groups_do_less(groups: int, macs: int) -> None:
     [
         (_model(dtype=FLOAT16), InputError, "m.onnx has half precision already; give the .pt"),
         (_model(convolution=False), UnsupportedModelError, "m.onnx has no convolutions; give a YOLOv8"),
-        (_model(stored=False), UnsupportedModelError, "weights of output0 are computed, not stored; export it"),
+        (
+            _model(stored=False),
+            UnsupportedModelError,
+            "weights of output0 are computed, not stored; export it",
+        ),
     ],
 )
 def test_refused(model: onnx.ModelProto, error: type[Exception], words: str) -> None:
@@ -143,7 +150,7 @@ def test_refused(model: onnx.ModelProto, error: type[Exception], words: str) -> 
 
 def test_a_quantized_graph_is_refused(demo: Network) -> None:
     model = int8_from_float(demo, graphs.demo_calibration("tensorrt"))
-    with pytest.raises(InputError, match="m.onnx is quantized already; give the .pt"):
+    with pytest.raises(InputError, match=r"m\.onnx is quantized already; give the \.pt"):
         network_of(model, origin="m.onnx")
 
 
@@ -157,7 +164,13 @@ def test_other_forms_of_quantization_are_refused(op_type: str) -> None:
 
 @pytest.mark.parametrize(
     ("bins", "counted"),
-    [(np.arange(16), False), (np.arange(8), False), (np.ones(16), True), (np.arange(16) + 1, True), ([0], True)],
+    [
+        (np.arange(16), False),
+        (np.arange(8), False),
+        (np.ones(16), True),
+        (np.arange(16) + 1, True),
+        ([0], True),
+    ],
 )
 def test_only_the_mean_of_bins_is_not_counted(bins: np.ndarray, counted: bool) -> None:
     weight = np.asarray(bins, np.float32).reshape(1, -1, 1, 1)

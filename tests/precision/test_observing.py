@@ -28,7 +28,9 @@ def demo() -> Network:
 @pytest.fixture(scope="module")
 def tensors(demo: Network) -> list[str]:
     """The input, the output, and some of what is between."""
-    inner = [one.input for one in demo.convolutions[1:40:6]] + [one.output for one in demo.convolutions[3:9:2]]
+    inner = [one.input for one in demo.convolutions[1:40:6]] + [
+        one.output for one in demo.convolutions[3:9:2]
+    ]
     return ["images", "output0", *dict.fromkeys(inner)]
 
 
@@ -54,7 +56,9 @@ def test_ranges_are_exact(observed: dict[str, Observed], wanted: dict[str, graph
     assert observed.keys() == wanted.keys()
     for name, one in observed.items():
         if name == "images":  # 1/255 is multiplied there, divided by here
-            np.testing.assert_allclose([one.low, one.high], [wanted[name].min(), wanted[name].max()], rtol=1e-6)
+            np.testing.assert_allclose(
+                [one.low, one.high], [wanted[name].min(), wanted[name].max()], rtol=1e-6
+            )
         else:
             assert (one.low, one.high) == (wanted[name].min(), wanted[name].max())
 

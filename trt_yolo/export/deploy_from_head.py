@@ -208,7 +208,9 @@ def _overlaps(writer: GraphWriter, corners: str, class_id: str, rows: int) -> st
     same = writer.op("Equal", class_row, class_id, name="same_class")
     by_row_number = writer.constant(np.arange(rows)[None, :, None], dtype=np.int32, name="row_number")
     by_column_number = writer.constant(np.arange(rows)[None, None], dtype=np.int32, name="column_number")
-    earlier = writer.op("Less", by_row_number, by_column_number, name="earlier")  # as a table it weighs 260 kB
+    earlier = writer.op(
+        "Less", by_row_number, by_column_number, name="earlier"
+    )  # as a table it weighs 260 kB
     both_hold = writer.op("And", writer.op("And", over, same, name="over_same"), earlier, name="suppresses")
     return writer.op("Cast", both_hold, name="overlaps", to=FLOAT)
 

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from onnx import numpy_helper
 
+from trt_yolo.errors import ExportError
 from trt_yolo.precision.network import Network
 from trt_yolo.precision.observing import Observed
-from trt_yolo.precision.scales import Method, asymmetric_range, symmetric_limit
+from trt_yolo.precision.scales import Histogram, Method, asymmetric_range, raised, symmetric_limit
 
 Target = Literal["tensorrt", "cpu"]
 
@@ -24,6 +25,7 @@ Weights = npt.NDArray[np.float32]
 Means = npt.NDArray[np.float64]
 
 LEVELS = 127  # of int8 on either side of zero; weights do not use -128
+SILU_FLOOR = -8.0  # SiLU makes less than 0.003 of anything below
 _LEAST_SCALE = 2.0**-14  # FP16's smallest normal number
 
 
@@ -69,8 +71,15 @@ def calibration_of(
         method: How ranges are chosen.
         target: Whose 8 bits.
     """
-    choose = _symmetric if target == "tensorrt" else _asymmetric
-    activations = {tensor: choose(one, method) for tensor, one in observed.items()}
+    before_silu = network.before_silu
+    activations = {
+        tensor: _symmetric(one.histogram, method)
+        if target == "tensorrt"
+        else _asymmetric(
+            raised(one.histogram, SILU_FLOOR) if tensor in before_silu else one.histogram, method
+        )
+        for tensor, one in observed.items()
+    }
     weights = {tensor.name: tensor for tensor in network.model.graph.initializer}
     shifts = {
         one.output: bias_shift(
@@ -122,18 +131,23 @@ def bias_shift(weight: Weights, observed: Observed, after: Means) -> Means:
     return np.asarray(before_after[0] - before_after[1])
 
 
-def _symmetric(observed: Observed, method: Method) -> Activation:
-    return Activation(scale=_held_by_fp16(symmetric_limit(observed.histogram, method) / LEVELS), zero=0)
+def _symmetric(histogram: Histogram, method: Method) -> Activation:
+    return Activation(scale=_held_by_fp16(symmetric_limit(histogram, method) / LEVELS), zero=0)
 
 
-def _asymmetric(observed: Observed, method: Method) -> Activation:
-    low, high = asymmetric_range(observed.histogram, method)
+def _asymmetric(histogram: Histogram, method: Method) -> Activation:
+    low, high = asymmetric_range(histogram, method)
     scale = (high - low) / 255
     return Activation(scale=scale, zero=int(np.clip(np.rint(-low / scale), 0, 255)))
 
 
 def _held_by_fp16(scale: float) -> float:
     """The smallest normal FP16 number that is not below the scale."""
+    if scale > np.finfo(np.float16).max:
+        raise ExportError(
+            f"the model has weights or values of {scale * LEVELS:.3g}, which int8 with FP16 scales cannot hold; "
+            "its training diverged, export it in FP32"
+        )
     half = np.float16(max(scale, _LEAST_SCALE))
     return float(half if float(half) >= scale else np.nextafter(half, np.float16(np.inf)))
 

@@ -86,7 +86,7 @@ class _Halving:
             if self._types.get(tensor) != FLOAT:
                 continue
             if tensor in self._results:  # the graph's own outputs keep their type
-                node.output[index] = f"{tensor}.fp16"
+                node.output[index] = self._other[(tensor, FLOAT16)] = f"{tensor}.fp16"
                 self._nodes.append(
                     onnx.helper.make_node(
                         "Cast", [f"{tensor}.fp16"], [tensor], name=f"{tensor}.cast", to=FLOAT

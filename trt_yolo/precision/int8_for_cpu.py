@@ -56,11 +56,13 @@ def int8_for_cpu(
     Args:
         network: The network.
         calibration: Of its `cpu_tensors`, for the target `cpu`.
-        keep_float: Outputs of convolutions that compute in float, between 8 bits.
+        keep_float: Outputs of convolutions that compute in float, their SiLU too, between 8 bits.
     """
     model = onnx.ModelProto()
     model.CopyFrom(network.model)
     activations = _followed(network, calibration.activations)
+    for tensor in _inside(network, keep_float):
+        activations.pop(tensor, None)
     weights = weights_of(network)
     convolutions = {one.output: one for one in network.quantizable if one.output not in keep_float}
     added: list[onnx.TensorProto] = []
@@ -81,6 +83,19 @@ def int8_for_cpu(
                 nodes += quantizing_nodes(output, activations[output], np.uint8, added)
     rebuild(model.graph, nodes, added)
     return model
+
+
+def _inside(network: Network, keep_float: Collection[str]) -> set[str]:
+    """What lies between those convolutions and the end of their SiLU.
+
+    8 bits after a convolution would make ONNX Runtime take it for an int8 one, and quantize its weights as it likes.
+    """
+    kept = set(keep_float)
+    silu = network.before_silu & kept
+    for node in network.model.graph.node:
+        if node.op_type == "Sigmoid" and node.input[0] in silu:
+            kept.add(node.output[0])
+    return kept
 
 
 def _followed(network: Network, activations: dict[str, Activation]) -> dict[str, Activation]:

@@ -27,13 +27,14 @@ def int8_from_float(
 
     Args:
         network: The network.
-        calibration: Of its tensors, for the target `tensorrt`.
+        calibration: Of its tensors; TensorRT takes only what was found for the target `tensorrt`.
         keep_float: Outputs of convolutions that are left as they are.
     """
     model = onnx.ModelProto()
     model.CopyFrom(network.model)
     weights = weights_of(network)
     convolutions = {one.output: one for one in network.quantizable if one.output not in keep_float}
+    levels = np.int8 if calibration.target == "tensorrt" else np.uint8
     added: list[onnx.TensorProto] = []
     nodes: list[onnx.NodeProto] = []
     done: set[str] = set()
@@ -42,7 +43,7 @@ def int8_from_float(
         if one is not None:
             if one.input not in done:
                 done.add(one.input)
-                nodes += quantizing_nodes(one.input, calibration.activations[one.input], np.int8, added)
+                nodes += quantizing_nodes(one.input, calibration.activations[one.input], levels, added)
             nodes.append(weight_node(one, quantized_weights(weights[one.weight]), added))
             bias = corrected_bias(one, weights, calibration.bias_shifts[one.output])
             added.append(numpy_helper.from_array(bias, f"{one.output}.bias"))

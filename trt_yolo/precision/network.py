@@ -49,7 +49,7 @@ class Network:
     """What a head graph computes before boxes are decoded.
 
     Attributes:
-        model: The head graph, float32.
+        model: The head graph, float32, what it has as Constant nodes made initializers.
         convolutions: In the order in which they run; not the one that Ultralytics decodes boxes with (DFL).
         nodes: First outputs of all nodes up to the last convolutions.
     """
@@ -62,6 +62,15 @@ class Network:
     def input(self) -> str:
         """Name of the graph's input, float32 (N, 3, H, W)."""
         return str(self.model.graph.input[0].name)
+
+    @property
+    def before_silu(self) -> frozenset[str]:
+        """Tensors that only SiLU reads: x of `x * Sigmoid(x)`."""
+        readers: dict[str, list[str]] = {}
+        for node in self.model.graph.node:
+            for tensor in node.input:
+                readers.setdefault(tensor, []).append(node.op_type)
+        return frozenset(tensor for tensor, kinds in readers.items() if sorted(kinds) == ["Mul", "Sigmoid"])
 
     @property
     def quantizable(self) -> list[Convolution]:
@@ -86,6 +95,7 @@ def network_of(head: onnx.ModelProto, *, origin: str) -> Network:
         InputError: The model is quantized already, or of half precision.
         UnsupportedModelError: No convolution, or one whose weights are not in the file.
     """
+    head = _with_constants_stored(head)
     graph = head.graph
     if any(node.op_type in _QUANTIZERS for node in graph.node):
         raise InputError(
@@ -126,6 +136,20 @@ def network_of(head: onnx.ModelProto, *, origin: str) -> Network:
 def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
     """The node that makes each tensor."""
     return {output: node for node in graph.node for output in node.output}
+
+
+def _with_constants_stored(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose Constant nodes of tensors are initializers."""
+    stored = onnx.ModelProto()
+    stored.CopyFrom(model)
+    graph = stored.graph
+    for node in [node for node in graph.node if node.op_type == "Constant"]:
+        value = next((attribute for attribute in node.attribute if attribute.name == "value"), None)
+        if value is not None:
+            value.t.name = node.output[0]
+            graph.initializer.append(value.t)
+            graph.node.remove(node)
+    return stored
 
 
 def _is_dfl(node: onnx.NodeProto, stored: dict[str, onnx.TensorProto]) -> bool:

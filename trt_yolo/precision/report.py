@@ -30,18 +30,15 @@ class KeptLayer:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodResult:
-    """What one calibration method gave, before layers were put back.
+    """What one calibration method gave.
 
     Attributes:
         method: Its name.
-        error: How far outputs move with all layers in int8; see `judging.output_error`.
-        map50_95: Accuracy on the held-out images with the same layers left in float as in the others; None where
-            the error ruled it out.
+        error: How far boxes and scores move with all layers in int8; see `judging.output_error`.
     """
 
     method: str
     error: float
-    map50_95: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

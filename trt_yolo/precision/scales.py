@@ -55,6 +55,15 @@ class Histogram:
         return np.asarray(self.low + step * (np.arange(len(self.counts)) + 0.5), np.float64)
 
 
+def raised(histogram: Histogram, floor: float) -> Histogram:
+    """The histogram of values of which none is below the floor, since nothing tells those apart from it."""
+    if histogram.low >= floor or histogram.high <= floor:
+        return histogram
+    values = np.maximum(histogram.centres, floor)
+    counts, _ = np.histogram(values, len(values), (floor, histogram.high), weights=histogram.counts)
+    return Histogram(floor, histogram.high, counts.astype(np.float64))
+
+
 def symmetric_limit(histogram: Histogram, method: Method) -> float:
     """The largest magnitude to represent: int8 with zero point 0 covers -limit to limit."""
     magnitude = np.abs(histogram.centres)
@@ -122,6 +131,8 @@ def _entropy_limit(magnitude: Centres, counts: Counts, largest: float) -> float:
     """S. Migacz, "8-bit inference with TensorRT", GTC 2017: the cut whose 128 levels tell the most."""
     bins, edges = np.histogram(magnitude, _ENTROPY_BINS, (0, largest), weights=counts)
     bins[0] = bins[1]  # zeros would outweigh everything: letterbox padding, ReLU
+    if not bins.any():
+        return largest
     stops = range(_ENTROPY_LEVELS, _ENTROPY_BINS + 1, _ENTROPY_STEP)
     return float(edges[min(stops, key=lambda stop: _divergence(bins, stop))])
 
