@@ -41,13 +41,21 @@ class Probe:
 
 FEATURES = (
     Feature(
-        "core", "everything", ("numpy", "opencv-python", "onnx", "typer", "rich"), "pip install trt-yolo"
+        "core",
+        "everything",
+        ("numpy", "opencv-python", "onnx", "typer", "rich", "pyyaml"),
+        "pip install trt-yolo",
     ),
-    Feature("cpu", "run models on the CPU", ("onnxruntime",), "pip install 'trt-yolo[cpu]'"),
+    Feature(
+        "cpu",
+        "run models on the CPU, measure mAP",
+        ("onnxruntime", "faster-coco-eval"),
+        "pip install 'trt-yolo[cpu]'",
+    ),
     Feature(
         "gpu",
         "run engines on an NVIDIA GPU",
-        ("onnxruntime-gpu", "tensorrt", "pycuda", "cuda-bindings", "nvidia-ml-py"),
+        ("onnxruntime-gpu", "tensorrt", "pycuda", "cuda-bindings", "nvidia-ml-py", "faster-coco-eval"),
         "pip install 'trt-yolo[gpu]' (on a Jetson: JetPack's own TensorRT)",
     ),
     Feature(
@@ -70,6 +78,8 @@ _MODULES = {
     "cuda-bindings": "cuda.bindings",
     "nvidia-ml-py": "pynvml",
     "tensorrt-rtx-cu13": "tensorrt_rtx",
+    "pyyaml": "yaml",
+    "faster-coco-eval": "faster_coco_eval",
 }
 _ALTERNATIVES = {
     "opencv-python": ("opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),

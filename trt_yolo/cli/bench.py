@@ -11,6 +11,7 @@ import typer
 from trt_yolo.cli.bench_runtime import bench_runtime
 
 if TYPE_CHECKING:
+    from trt_yolo.bench.comparison import Comparison
     from trt_yolo.bench.measure import BenchResult
 
 _SECONDS = 10.0
@@ -50,27 +51,37 @@ def bench(
             help="Measure the runtime itself: its ring, latency, memory, and peers on the same images.",
         ),
     ] = False,
+    against: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Another model, whose bare inference is measured in turn with this one's."),
+    ] = None,
     json_line: Annotated[bool, typer.Option("--json", help="Only the line of JSON.")] = False,
 ) -> None:
     """Measure images/s and latency from files to detections, and bare ONNX Runtime in the same run."""
     import tempfile
+    from dataclasses import asdict
 
+    from trt_yolo.bench.comparison import compare_models
     from trt_yolo.bench.measure import bench_model, check_bench, write_scenes
     from trt_yolo.cli.render import print_json, progress_bar
     from trt_yolo.loading import load, load_backend, threads_of_worker
 
     if runtime:
-        _refuse_batch(batch)
+        _refuse(batch, against)
         bench_runtime(model, data, seconds=seconds, workers=workers, threads=threads, only_json=json_line)
         return
     with contextlib.ExitStack() as stack:
-        backend = stack.enter_context(load_backend(model, threads=threads_of_worker(workers or 0, threads)))
+        own_threads = threads_of_worker(workers or 0, threads)
+        backend = stack.enter_context(load_backend(model, threads=own_threads))
+        other = None if against is None else stack.enter_context(load_backend(against, threads=own_threads))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="trt-yolo-"))
         manifest = backend.manifest
         paths = write_scenes(Path(folder), manifest.imgsz_hw) if data is None else readable(data)
         size = manifest.batch.minimum if batch is None else batch
         time_s = _SECONDS if seconds is None else seconds
         check_bench(backend, paths, size, time_s)
+        if other is not None:
+            check_bench(other, paths, size, time_s)
         loaded = stack.enter_context(load(model, workers=workers or 0, threads=threads, max_batch=size))
         bar = stack.enter_context(progress_bar())
         task = bar.add_task("measuring", total=1.0)
@@ -82,20 +93,39 @@ def bench(
             seconds=time_s,
             progress=lambda share: bar.update(task, completed=share),
         )
+        comparison = (
+            None if other is None else compare_models(backend, other, paths, batch=size, seconds=time_s)
+        )
     about = {
         "model": model or "demo",
         "imgsz": list(manifest.imgsz_hw),
         "precision": manifest.precision,
         "threads": backend.threads,
     }
+    beside = {} if comparison is None else {"against": {"model": against, **asdict(comparison)}}
     if not json_line:
         _show(result, about)
-    print_json({**result.to_dict(), **about})
+        if comparison is not None:
+            _show_comparison(comparison, str(about["model"]), str(against))
+    print_json({**result.to_dict(), **about, **beside})
 
 
-def _refuse_batch(batch: int | None) -> None:
+def _show_comparison(comparison: Comparison, model: str, against: str) -> None:
+    from trt_yolo.cli.render import print_table
+
+    rows = [
+        [model, f"{comparison.images_per_s:.1f} images/s"],
+        [against, f"{comparison.other_images_per_s:.1f} images/s"],
+        ["the first is", f"{comparison.ratio:.2f} times as fast"],
+    ]
+    print_table("bare inference, in turn", ["model", "measured"], rows, numbers=1)
+
+
+def _refuse(batch: int | None, against: str | None) -> None:
     from trt_yolo.errors import InputError
 
+    if against is not None:
+        raise InputError("--against does not go with --runtime, which has peers of its own; leave it out")
     if batch is not None:
         raise InputError("--batch does not go with --runtime, which uses the model's smallest; leave it out")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional, cast
+from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
 
 import typer
 
 if TYPE_CHECKING:
-    from trt_yolo.export.exporting import ExportReport
+    from trt_yolo.export.exporting import ExportReport, Precision
+    from trt_yolo.precision.report import PrecisionReport
 
 _CHECK_IMAGES = 16
 
@@ -43,13 +44,26 @@ def export(
     exporter: Annotated[
         str, typer.Option(help="auto, native (no torch) or ultralytics (every architecture).")
     ] = "auto",
+    fp16: Annotated[bool, typer.Option("--fp16", help="Mixed FP16; box decoding stays FP32.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="INT8 by calibration; what is left is FP16.")] = False,
     data: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            help="Images for the parity check, at most 16: a file, folder or glob.",
-            show_default="demo scenes",
+            help="Images to check, calibrate and judge with: a data.yaml (train calibrates, val judges), "
+            "a folder or a glob.",
+            show_default="demo scenes; for COCO's classes coco128",
         ),
     ] = None,
+    max_drop: Annotated[
+        float, typer.Option(help="Points of mAP50-95 that --fp16 or --int8 may lose, or the export fails.")
+    ] = 1.0,
+    target: Annotated[
+        str, typer.Option(help="What --int8 is laid out for: tensorrt, or cpu for ONNX Runtime.")
+    ] = "tensorrt",
+    calib_method: Annotated[
+        str,
+        typer.Option(help="minmax, percentile, mse, l2.4, entropy; auto: what moves the outputs least."),
+    ] = "auto",
     check: Annotated[bool, typer.Option(help="Check the deploy graph against the head graph.")] = True,
     trust: Annotated[
         bool, typer.Option("--trust", help="Let Ultralytics run the code in this checkpoint's pickle.")
@@ -58,9 +72,10 @@ def export(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show what Ultralytics prints.")] = False,
 ) -> None:
     """Export a YOLOv8 checkpoint to a deploy graph: uint8 frames in, detections out."""
-    from trt_yolo.cli.render import print_json
+    from trt_yolo.cli.render import print_json, progress_bar
     from trt_yolo.export.exporting import Exporter, ExportOptions, export_model
-    from trt_yolo.media.images import find_images
+    from trt_yolo.precision.calibration import Target
+    from trt_yolo.precision.making import MethodChoice, PrecisionOptions
     from trt_yolo.shapes import parse_batch, parse_imgsz
 
     options = ExportOptions(
@@ -70,15 +85,58 @@ def export(
         opset=opset,
         rows=rows,
         exporter=cast("Exporter", exporter),
-        check_images=[] if data is None else find_images([data])[:_CHECK_IMAGES],
+        precision=_precision(fp16, int8),
+        low_precision=PrecisionOptions(
+            max_drop=max_drop, target=cast("Target", target), method=cast("MethodChoice", calib_method)
+        ),
+        data=data,
+        check_images=[] if data is None else _check_images(data),
         check=check,
         trust=trust,
         verbose=verbose,
     )
-    report = export_model(_checkpoint(model), out=out, options=options)
+    source = _checkpoint(model)
+    with progress_bar() as bar:
+        report = export_model(source, out=out, options=options, progress=_Stages(bar))
     _show(report)
     if json_line:
         print_json(report.to_dict())
+
+
+class _Stages:
+    """One bar at a time, for what is being done now."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+        self._what = ""
+        self._task: Any = None
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what != self._what:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._what, self._task = what, self._bar.add_task(what, total=total or None)
+        self._bar.update(self._task, completed=done, total=total or None)
+
+
+def _precision(fp16: bool, int8: bool) -> Precision:
+    from trt_yolo.errors import InputError
+
+    if fp16 and int8:
+        raise InputError(
+            "--fp16 and --int8 were both given; give one: --int8 leaves in FP16 what it does not take"
+        )
+    return "int8" if int8 else "fp16" if fp16 else "fp32"
+
+
+def _check_images(data: str) -> list[Path]:
+    """The first of the images that are given, which check the float graph."""
+    from trt_yolo.evaluation.dataset import dataset_from_yaml
+    from trt_yolo.media.images import find_images
+
+    if Path(data).suffix.lower() in (".yaml", ".yml"):
+        return dataset_from_yaml(Path(data), split="val").images[:_CHECK_IMAGES]
+    return find_images([data])[:_CHECK_IMAGES]
 
 
 def _checkpoint(model: str | None) -> Path:
@@ -115,5 +173,60 @@ def _show(report: ExportReport) -> None:
                 f"{parity.worst_box_px:.2g} px, scores within {parity.worst_score:.2g} of the head graph",
             ]
         )
+    if report.accuracy is not None:
+        rows += _accuracy_rows(report.accuracy)
     rows += [["wrote", f"{one.path} ({one.bytes / 1e6:.1f} MB)"] for one in report.artifacts]
     print_table("export", ["what", "is"], rows)
+    if report.accuracy is not None and report.accuracy.kept:
+        _show_kept(report.accuracy)
+
+
+def _accuracy_rows(accuracy: PrecisionReport) -> list[list[str]]:
+    before, after = accuracy.before, accuracy.after
+    rows = [
+        [
+            "accuracy",
+            f"mAP50-95 {before.map50_95:.4f} before, {after.map50_95:.4f} after: {-accuracy.drop:+.2f} points "
+            f"({-accuracy.max_drop:+.2f} allowed); mAP50 {before.map50:.4f}, {after.map50:.4f}",
+        ],
+        [
+            "judged by",
+            f"{accuracy.held_out_images} images held out, against {accuracy.reference}"
+            + ("" if accuracy.reference == "labels" else ", both models on mirrored images"),
+        ],
+    ]
+    if accuracy.precision == "int8":
+        kept = "reused" if accuracy.calibration_reused else "made"
+        errors = ", ".join(f"{one.method} {one.error:.3f}" for one in accuracy.methods)
+        rows += [
+            [
+                "calibration",
+                f"{accuracy.method}, {accuracy.calibration_images} images, {kept}; errors: {errors}",
+            ],
+            ["int8", f"{accuracy.int8_share:.1%} of the multiply-accumulates, for {accuracy.target}"],
+        ]
+    ratio = accuracy.bytes_after / accuracy.bytes_before
+    return [
+        *rows,
+        [
+            "size",
+            f"{accuracy.bytes_after / 1e6:.1f} MB, {ratio:.2f} of FP32's {accuracy.bytes_before / 1e6:.1f}",
+        ],
+    ]
+
+
+def _show_kept(accuracy: PrecisionReport) -> None:
+    from trt_yolo.cli.render import print_table
+
+    rows = [
+        [
+            one.name,
+            one.precision,
+            one.reason,
+            f"{one.macs_share:.1%}",
+            "" if one.error is None else f"{one.error:.4f}",
+        ]
+        for one in accuracy.kept
+    ]
+    title = f"layers not in {accuracy.precision}"
+    print_table(title, ["layer", "is", "why", "work", "error alone"], rows, numbers=2)

@@ -50,6 +50,7 @@ def _root(
 def run() -> None:
     """Runs the command line; a failure is one line on stderr and exit code 1."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # unreadable images are reported by us, once
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 28))  # 0.8 GB decoded: nobody's photograph
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name must not end a command
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")

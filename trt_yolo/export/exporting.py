@@ -39,7 +39,8 @@ from trt_yolo.export.parity import Frames, Parity, check_frames, check_parity
 from trt_yolo.export.weights import cache_folder
 from trt_yolo.manifest import DEFAULT_ROWS, METADATA_KEY, Manifest
 from trt_yolo.precision.images import PrecisionImages, default_images, images_from
-from trt_yolo.precision.making import PrecisionMaker, PrecisionOptions, Progress
+from trt_yolo.precision.int8_for_cpu import cpu_network
+from trt_yolo.precision.making import PrecisionMaker, PrecisionOptions, Progress, fp16_unjudged
 from trt_yolo.precision.network import network_of
 from trt_yolo.precision.report import PrecisionReport
 from trt_yolo.shapes import BatchRange
@@ -222,12 +223,24 @@ def _precise(
     cache: Path,
     progress: Progress | None,
 ) -> tuple[bytes, PrecisionReport | None]:
-    """The artifact in the precision asked for, and what it costs."""
+    """The artifact in the precision asked for, and what it costs; None where nothing can tell."""
     network = network_of(head, origin=str(source))
+    if manifest.target == "cpu":
+        network = cpu_network(network)
+
+    def finish(made: onnx.ModelProto) -> bytes:
+        return _artifact(made, manifest)
+
     with tempfile.TemporaryDirectory(prefix="trt-yolo-") as folder:
-        images = _precision_images(manifest, options, Path(folder))
+        try:
+            images = _precision_images(manifest, options, Path(folder))
+        except InputError as error:
+            if options.precision == "int8" or options.data is not None:
+                raise
+            _log.warning("the accuracy of FP16 was not measured: %s", error)
+            return fp16_unjudged(network, check_frames(manifest.imgsz_hw, ()), finish=finish), None
         maker = PrecisionMaker(
-            network, images, float_artifact=float_artifact, finish=lambda made: _artifact(made, manifest),
+            network, images, float_artifact=float_artifact, finish=finish,
             imgsz_hw=manifest.imgsz_hw, progress=progress,
         )  # fmt: skip
         if options.precision == "fp16":

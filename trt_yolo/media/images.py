@@ -83,7 +83,11 @@ def decode_image(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
+        if "MAX_IMAGE" in error.err:
+            raise ImageError(f"{name} has more pixels than any camera; give a smaller image") from error
         raise ImageError(f"{name} cannot be decoded ({error.err}); convert it to JPEG or PNG") from error
+    except MemoryError as error:
+        raise ImageError(f"{name} needs more memory than there is; give a smaller image") from error
     if image is None or image.dtype != np.uint8:
         raise ImageError(
             f"{name} is no image that OpenCV can decode; give a JPEG, PNG, BMP, TIFF or WebP file"

@@ -143,7 +143,7 @@ def _asymmetric(histogram: Histogram, method: Method) -> Activation:
 
 def _held_by_fp16(scale: float) -> float:
     """The smallest normal FP16 number that is not below the scale."""
-    if scale > np.finfo(np.float16).max:
+    if scale > float(np.finfo(np.float16).max):
         raise ExportError(
             f"the model has weights or values of {scale * LEVELS:.3g}, which int8 with FP16 scales cannot hold; "
             "its training diverged, export it in FP32"

@@ -96,11 +96,11 @@ def default_images(names: Mapping[int, str], *, folder: Path) -> PrecisionImages
             return images_from(str(fetch_coco128()), names)
         except DownloadError as error:
             raise InputError(
-                f"there are no images to calibrate with: give --data, {WANTED} (coco128 could not be "
+                f"there are no images to calibrate and judge with: give --data, {WANTED} (coco128 could not be "
                 f"downloaded: {str(error).partition(';')[0]})"
             ) from error
     raise InputError(
-        f"there are no images to calibrate with, of what this model detects: give --data, {WANTED}"
+        f"there are no images of what this model detects, to calibrate and judge with: give --data, {WANTED}"
     )
 
 

@@ -73,11 +73,23 @@ class PrecisionOptions:
             raise InputError(f"--max-drop {self.max_drop:g} is not possible; give points of mAP, such as 1.0")
 
 
+def fp16_unjudged(network: Network, frames: npt.NDArray[np.uint8], *, finish: Finish) -> bytes:
+    """The artifact in mixed FP16, where there are no images to judge it with.
+
+    Args:
+        network: The float network.
+        frames: (N, H, W, 3) uint8, letterboxed, to look for overflow with.
+        finish: Makes artifacts of head graphs.
+    """
+    overflowing = overflowing_nodes(network, lambda: frames, threads=len(available_cores()))
+    return finish(fp16_from_float(network.model, network, keep_fp32=overflowing))
+
+
 class PrecisionMaker:
     """Makes precisions of one network, and judges them on the same images.
 
     Args:
-        network: The float network.
+        network: The float network; for int8 on a CPU what `cpu_network` made of it.
         images: To calibrate and to judge with.
         float_artifact: The float artifact, an ONNX file's bytes, whose accuracy counts as before.
         finish: Makes artifacts of head graphs.
@@ -277,9 +289,9 @@ class PrecisionMaker:
     ) -> list[KeptLayer]:
         precision = "fp16" if target == "tensorrt" else "fp32"
         kept = [
-            self._kept(one.output, precision, "gives boxes and scores")
+            self._kept(one.output, precision, "gives boxes and scores" if one.is_last else "reads the image")
             for one in self._network.convolutions
-            if one.is_last
+            if one not in self._network.quantizable
         ]
         kept += [
             self._kept(one.convolution.output, precision, "costs much accuracy for little work", one.error)

@@ -52,11 +52,13 @@ class Network:
         model: The head graph, float32, what it has as Constant nodes made initializers.
         convolutions: In the order in which they run; not the one that Ultralytics decodes boxes with (DFL).
         nodes: First outputs of all nodes up to the last convolutions.
+        float_only: Outputs of convolutions, besides the last ones, that int8 shall not take.
     """
 
     model: onnx.ModelProto
     convolutions: list[Convolution]
     nodes: frozenset[str]
+    float_only: frozenset[str] = frozenset()
 
     @property
     def input(self) -> str:
@@ -74,8 +76,8 @@ class Network:
 
     @property
     def quantizable(self) -> list[Convolution]:
-        """The convolutions that int8 may take: all but the last ones."""
-        return [one for one in self.convolutions if not one.is_last]
+        """The convolutions that int8 may take: all but the last ones and those set apart."""
+        return [one for one in self.convolutions if not one.is_last and one.output not in self.float_only]
 
     @property
     def macs(self) -> int:

@@ -75,9 +75,9 @@ def worth_keeping(network: Network, ordered: Sequence[Sensitivity], *, most: flo
     Args:
         network: The network.
         ordered: Sensitivities, what pays most first.
-        most: The share of all multiply-accumulates that may be left in float, the last convolutions included.
+        most: The share of all multiply-accumulates that may be left in float, with what never is int8.
     """
-    share = network.share(one.output for one in network.convolutions if one.is_last)
+    share = 1 - network.share(one.output for one in network.quantizable)
     average = sum(one.error**2 for one in ordered) / sum(one.convolution.macs for one in ordered)
     kept = []
     for one in ordered:
