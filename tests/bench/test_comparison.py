@@ -36,6 +36,9 @@ def test_the_smaller_model_is_faster(demo_onnx: Path, small: Path, tmp_path: Pat
 
 def test_a_batch_that_one_does_not_take(demo_onnx: Path, demo_dynamic_onnx: Path, tmp_path: Path) -> None:
     paths = write_scenes(tmp_path, (64, 64))
-    with OnnxRuntimeBackend(demo_dynamic_onnx) as one, OnnxRuntimeBackend(demo_onnx) as other:
-        with pytest.raises(InputError, match="batch"):
-            compare_models(one, other, paths, batch=2, seconds=1.0)
+    with (
+        OnnxRuntimeBackend(demo_dynamic_onnx) as one,
+        OnnxRuntimeBackend(demo_onnx) as other,
+        pytest.raises(InputError, match="batch"),
+    ):
+        compare_models(one, other, paths, batch=2, seconds=1.0)

@@ -29,7 +29,8 @@ MakeImages = Callable[..., Path]
 
 
 def _jpeg(index: int) -> bytes:
-    return bytes(cv2.imencode(".jpg", scene(index, size=32).image_bgr)[1].tobytes())
+    pixels = np.random.default_rng(index).integers(0, 256, (24, 32, 3), np.uint8)
+    return bytes(cv2.imencode(".jpg", pixels)[1].tobytes())
 
 
 @pytest.fixture
@@ -303,9 +304,7 @@ def test_other_models_have_no_images_of_their_own(
     names: dict[int, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRT_YOLO_WEIGHTS_URL", "http://127.0.0.1:9")
-    with pytest.raises(
-        InputError, match="no images to calibrate with, of what this model detects: give --data"
-    ):
+    with pytest.raises(InputError, match=r"no images of what this model detects.*: give --data"):
         default_images(names, folder=tmp_path)
 
 

@@ -89,8 +89,14 @@ def fetch_coco128() -> Path:
         archive = cache_folder() / "coco128.zip"
         if not archive.exists():
             _download(f"{base}/coco128.zip", archive, None)
-        _unpack(archive, folder)
-        archive.unlink()
+        try:
+            _unpack(archive, folder)
+        except (zipfile.BadZipFile, OSError, RuntimeError, ValueError) as error:
+            raise DownloadError(
+                f"{archive} cannot be unpacked ({error}); try again, or copy a sound coco128.zip to {folder.parent}"
+            ) from error
+        finally:
+            archive.unlink(missing_ok=True)
     return folder / "images"
 
 
@@ -104,6 +110,8 @@ def _unpack(archive: Path, folder: Path) -> None:
                 part = {".jpg": "images", ".txt": "labels"}.get(Path(name).suffix, "")
                 if part and f"/{part}/" in name:  # its own name only: no path leads out of the folder
                     (Path(place) / "whole" / part / Path(name).name).write_bytes(content.read(name))
+        if not any((Path(place) / "whole" / "images").iterdir()):
+            raise ValueError("it holds no images")
         (Path(place) / "whole").replace(folder)
 
 

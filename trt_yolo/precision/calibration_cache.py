@@ -6,6 +6,7 @@ entry. A file that is damaged, or has another key, is as good as none.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -17,10 +18,13 @@ import numpy as np
 
 from trt_yolo.errors import InputError
 from trt_yolo.precision.calibration import Activation, Calibration, Target
+from trt_yolo.precision.int8_for_cpu import cpu_tensors
 from trt_yolo.precision.network import Network
 from trt_yolo.precision.scales import Method
 
 SCHEMA = 1
+_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+_LARGEST_SCALE = 1e30
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +44,7 @@ class CalibrationCache:
 
     def __init__(self, path: Path, network: Network, images_sha256: str, target: Target) -> None:
         self.path = path
+        self._network = network
         self._target = target
         self._key = _key(network, images_sha256, target)
         self._methods: dict[str, dict[str, Any]] = self._read()
@@ -66,26 +71,51 @@ class CalibrationCache:
     def errors(self, method: Method, make: Callable[[], Mapping[str, float]]) -> dict[str, float]:
         """The sensitivity of each convolution, by its output, for one method: from the file, or made and kept."""
         entry = self._methods.setdefault(method, {})
-        errors = entry.get("sensitivity")
-        if not isinstance(errors, dict):
+        try:
+            return self._sound_errors(entry["sensitivity"])
+        except _DAMAGE:
             errors = dict(make())
-            entry["sensitivity"] = errors
-            self._write()
-        return {str(output): float(error) for output, error in errors.items()}
+        entry["sensitivity"] = errors
+        self._write()
+        return errors
 
     def _calibration(self, method: Method) -> Calibration | None:
         fields = self._methods.get(method)
         try:
-            return None if fields is None else _calibration(fields, method, self._target)
-        except (KeyError, TypeError, ValueError, AttributeError):
+            return None if fields is None else self._sound(_calibration(fields, method, self._target))
+        except _DAMAGE:
             _log.info("%s has a damaged entry %s; calibrating again", self.path, method)
             return None
+
+    def _sound(self, one: Calibration) -> Calibration:
+        """The calibration, if it fits the network; else ValueError."""
+        channels = {tensor.name: tensor.dims[0] for tensor in self._network.model.graph.initializer}
+        highest = 0 if self._target == "tensorrt" else 255
+        sound = all(
+            0 < how.scale < _LARGEST_SCALE and 0 <= how.zero <= highest for how in one.activations.values()
+        )
+        for convolution in self._network.quantizable:
+            shift = one.bias_shifts[convolution.output]
+            sound &= convolution.input in one.activations
+            sound &= shift.shape == (channels[convolution.weight],) and bool(np.isfinite(shift).all())
+        if self._target == "cpu":
+            sound &= one.activations.keys() == set(cpu_tensors(self._network))
+        if not sound:
+            raise ValueError("it does not fit the network")
+        return one
+
+    def _sound_errors(self, errors: dict[str, Any]) -> dict[str, float]:
+        """The sensitivity of every convolution; else ValueError."""
+        sound = {one.output: float(errors[one.output]) for one in self._network.quantizable}
+        if not np.isfinite(list(sound.values())).all():
+            raise ValueError("it holds what is no number")
+        return sound
 
     def _read(self) -> dict[str, dict[str, Any]]:
         try:
             content = json.loads(self.path.read_text())
             methods = content["methods"] if content["key"] == self._key else {}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, *_DAMAGE):
             return {}
         if not (isinstance(methods, dict) and all(isinstance(one, dict) for one in methods.values())):
             return {}
@@ -103,7 +133,8 @@ class CalibrationCache:
                 f"cannot write to {self.path.parent}: {error.strerror or error}; give another folder with --out"
             ) from error
         finally:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
 def _key(network: Network, images_sha256: str, target: Target) -> str:

@@ -64,7 +64,7 @@ def pass_gate(
     best = drop = drop_points(judge.before, accuracy)
     put_back: dict[str, float] = {}
     waiting = iter(candidates)
-    while drop > max_drop:
+    while not drop <= max_drop:  # what is no number does not pass
         output = next(waiting, None)
         if output is None:
             raise ExportError(

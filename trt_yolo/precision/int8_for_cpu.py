@@ -2,7 +2,8 @@
 
 Enters: a float32 head graph's network, and its calibration. Leaves: the graph with uint8 around every operator
 of its network, so that ONNX Runtime runs convolution, SiLU, concatenation and upsampling on 8 bits. FP32 stay what
-decodes boxes, the last convolutions, the one that reads the image and max pooling: those two are faster so. TensorRT does not parse this form, and needs none of it.
+decodes boxes, the last convolutions, and what is faster so: the convolution that reads the image, max pooling.
+TensorRT does not parse this form, and needs none of it.
 Does not know how ranges are chosen, nor which convolutions are worth it.
 """
 
@@ -27,9 +28,7 @@ from trt_yolo.precision.int8_from_float import (
 )
 from trt_yolo.precision.network import Convolution, Network
 
-_MOVERS = frozenset(
-    {"MaxPool", "Split", "Resize", "Slice", "Reshape", "Transpose"}
-)  # their values are copies
+_MOVERS = frozenset({"Split", "Resize", "Slice", "Reshape", "Transpose"})  # their values are copies
 _LARGEST_BIAS = 2.0**30
 
 
@@ -42,7 +41,7 @@ def cpu_tensors(network: Network) -> list[str]:
     made = [
         output
         for node in graph.node
-        if node.output[0] in network.nodes - last
+        if node.output[0] in network.nodes - last and node.op_type != "MaxPool"  # slow on bytes
         for output in node.output
         if output in floats
     ]

@@ -28,6 +28,7 @@ Heads = list[npt.NDArray[np.float32]]
 _CONF, _IOU = 0.25, 0.7  # of the float model's detections that stand for labels
 _LEAST_SCORE = 0.05  # what scores less, moves unseen
 _MOST_ROWS = 512
+_LARGEST_ERROR = 1e3
 
 
 class Judge:
@@ -87,8 +88,8 @@ def output_error(wanted: Heads, got: Heads) -> float:
         size = np.concatenate([before[2:4]] * 2)
         moved = (np.abs(before[:4] - after[:4]) / size).mean(axis=0)
         changed = np.abs(before[4:] - after[4:]).max(axis=0)
-        error = np.nan_to_num(moved + changed, nan=1e3, posinf=1e3)
-        total += float(error @ score)
+        error = np.nan_to_num(moved + changed, nan=_LARGEST_ERROR)
+        total += float(np.minimum(error, _LARGEST_ERROR) @ score)
         weight += float(score.sum())
     return total / max(weight, 1e-9)
 

@@ -36,7 +36,7 @@ from trt_yolo.precision.search import Sensitivity, sensitivities, worth_keeping
 MethodChoice = Literal["auto", "minmax", "percentile", "mse", "l2.4", "entropy"]
 
 # of the work that may be left in float from the start: what TensorRT gets is FP16, what a CPU gets four times int8
-FLOAT_SHARE: dict[Target, float] = {"tensorrt": 0.15, "cpu": 0.06}
+FLOAT_SHARE: dict[Target, float] = {"tensorrt": 0.15, "cpu": 0.04}
 LEAST_INT8_SHARE = 0.5  # less is no int8 model any more
 _PROBES = 12
 _OVERFLOW_FRAMES = 8
