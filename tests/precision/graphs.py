@@ -22,7 +22,7 @@ from trt_yolo.export.head_from_onnx import head_from_onnx
 from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.media.images import read_image
 from trt_yolo.precision.calibration import Calibration, Target, calibration_of
-from trt_yolo.precision.int8_for_cpu import cpu_tensors
+from trt_yolo.precision.int8_for_cpu import cpu_network, cpu_tensors
 from trt_yolo.precision.network import Network, network_of
 from trt_yolo.precision.observing import Frame, Observed, observe
 from trt_yolo.precision.scales import Method
@@ -78,16 +78,20 @@ def letterboxed(paths: Sequence[Path], side: int) -> Iterator[Frame]:
 
 @cache
 def demo_observed() -> dict[str, Observed]:
-    """All tensors that a CPU quantizes, those that TensorRT quantizes among them, on eight scenes."""
+    """All tensors that a CPU quantizes, and the image, on eight scenes."""
     network = demo_network()
-    return observe(network.model, cpu_tensors(network), lambda: demo_frames(8, 100), threads=THREADS)
+    tensors = [network.input, *cpu_tensors(network)]
+    return observe(network.model, tensors, lambda: demo_frames(8, 100), threads=THREADS)
 
 
 @cache
 def demo_calibration(target: Target, method: Method = "l2.4") -> Calibration:
     """Of the demo network."""
     network, observed = demo_network(), demo_observed()
-    if target == "tensorrt":
+    if target == "cpu":
+        network = cpu_network(network)
+        observed = {tensor: observed[tensor] for tensor in cpu_tensors(network)}
+    else:
         observed = {one.input: observed[one.input] for one in network.quantizable}
     return calibration_of(network, observed, method, target=target)
 

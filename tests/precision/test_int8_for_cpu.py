@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from tests.precision import graphs
 from trt_yolo.precision.calibration import Activation, Calibration, calibration_of
-from trt_yolo.precision.int8_for_cpu import cpu_tensors, int8_for_cpu
+from trt_yolo.precision.int8_for_cpu import cpu_network, cpu_tensors, int8_for_cpu
 from trt_yolo.precision.network import Network, network_of
 from trt_yolo.precision.observing import observe
 from trt_yolo.shapes import BatchRange
@@ -25,7 +25,7 @@ FUSED = {"Sigmoid": "QLinearSigmoid", "Concat": "QLinearConcat", "Add": "QLinear
 
 @pytest.fixture(scope="module")
 def demo() -> Network:
-    return graphs.demo_network()
+    return cpu_network(graphs.demo_network())
 
 
 @pytest.fixture(scope="module")
