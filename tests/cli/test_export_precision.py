@@ -298,7 +298,7 @@ _BAD = [
     (["--data", "good.yaml", "--target", "gpu"], ["--target 'gpu'", "tensorrt, cpu"]),
     (["--data", "good.yaml", "--calib-method", "best"], ["--calib-method 'best'", "entropy"]),
     (["--data", "good.yaml", "quantized-head.onnx"], ["quantized-head.onnx", "quantized already", "give the .pt"]),
-    (["--data", "good.yaml", "half-head.onnx"], ["half-head.onnx", "half", "give the .pt"]),
+    (["--data", "good.yaml", "half-head.onnx", "--no-check"], ["half-head.onnx", "half", "give the .pt"]),
 ]  # fmt: skip
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +25,7 @@ from trt_yolo.precision.calibration import (
     quantized,
     quantized_weights,
 )
+from trt_yolo.precision.int8_for_cpu import cpu_network
 from trt_yolo.precision.observing import BINS, Observed
 from trt_yolo.precision.scales import METHODS, Method
 
@@ -35,6 +38,12 @@ def _observed(values: graphs.Floats) -> Observed:
     channels = values.swapaxes(0, 1).reshape(values.shape[1], -1)
     counts = [np.histogram(one.astype(np.float64), BINS, (low, high))[0] for one in channels]
     return Observed(low, high, np.array(counts, np.uint32))
+
+
+def _with_image(observed: dict[str, Observed]) -> dict[str, Observed]:
+    """With what the first convolution reads, which TensorRT quantizes too."""
+    name = graphs.demo_network().input
+    return observed | {name: graphs.demo_observed()[name]}
 
 
 def _assert_weights_hold(weight: graphs.Floats) -> None:
@@ -111,6 +120,29 @@ def test_what_fp16_scales_cannot_hold_is_an_error() -> None:
         calibration_of(network, observed, "minmax", target="tensorrt")
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_scale_that_fp16_holds(sign: int) -> None:
+    largest = np.float32(65504 * 127)
+    levels, scales = quantized_weights(np.full((1, 1, 1, 1), sign * largest, np.float32))
+    assert (levels.item(), scales.item()) == (sign * 127, 65504)
+    above = np.nextafter(largest, np.float32(np.inf))
+    for value in (above, np.float32(np.inf)):
+        with pytest.raises(ExportError, match="which int8 with FP16 scales cannot hold"):
+            quantized_weights(np.full((1, 1, 1, 1), sign * value, np.float32))
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "cpu"])
+def test_weights_that_fp16_scales_cannot_hold_are_an_error_for_either_target(target: Target) -> None:
+    network = cpu_network(graphs.demo_network())
+    model = onnx.ModelProto()
+    model.CopyFrom(network.model)
+    (tensor,) = (one for one in model.graph.initializer if one.name == network.quantizable[4].weight)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1e9), tensor.name))
+    observed = {one.input: graphs.demo_observed()[one.input] for one in network.quantizable}
+    with pytest.raises(ExportError, match="its training diverged, export it in FP32"):
+        calibration_of(dataclasses.replace(network, model=model), observed, "minmax", target=target)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_activations_for_tensorrt(method: Method) -> None:
     network, observed = graphs.demo_network(), graphs.demo_observed()
@@ -130,21 +162,58 @@ def test_activations_for_tensorrt(method: Method) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_activations_for_a_cpu(method: Method) -> None:
-    observed = graphs.demo_observed()
+    network, observed = cpu_network(graphs.demo_network()), graphs.demo_observed()
     calibration = graphs.demo_calibration("cpu", method)
-    assert calibration.activations.keys() == observed.keys()
+    assert calibration.target == "cpu"
+    assert calibration.method == method
+    assert calibration.activations.keys() == observed.keys() - {network.input}
+    assert calibration.bias_shifts.keys() == {one.output for one in network.quantizable}
+    assert len(calibration.bias_shifts) == 56
+    assert len(network.before_silu) == 57
     for name, activation in calibration.activations.items():
         assert isinstance(activation.zero, int)
         assert 0 <= activation.zero <= 255
         assert activation.scale > 0
         assert quantized(np.zeros(1), activation, "cpu")[0] == 0, "zero is exact: padding is of zeros"
         low, high = quantized(np.array([-np.inf, np.inf]), activation, "cpu")
-        assert low >= min(observed[name].low, 0) - activation.scale
+        floor = SILU_FLOOR if name in network.before_silu else -np.inf
+        assert low >= min(max(observed[name].low, floor), 0) - activation.scale
         assert high <= max(observed[name].high, 0) + activation.scale
         if method == "minmax":
-            floor = SILU_FLOOR if name in graphs.demo_network().before_silu else -np.inf
             assert low <= max(observed[name].low, floor) + activation.scale
             assert high >= observed[name].high - activation.scale
+
+
+@pytest.mark.parametrize("low", [-8.5, -30.0, -1000.0])
+@pytest.mark.parametrize("method", METHODS)
+def test_before_silu_nothing_is_represented_below_its_floor(method: Method, low: float) -> None:
+    """Only where SiLU alone reads, and only for a CPU: TensorRT has no 8 bits there."""
+    network = cpu_network(graphs.demo_network())
+    observed = {one.input: graphs.demo_observed()[one.input] for one in network.quantizable}
+    before, beside = network.quantizable[4].output, network.quantizable[4].input
+    assert before in network.before_silu
+    assert beside not in network.before_silu
+    channels = observed[beside].counts.shape[0]
+    observed[before] = observed[beside] = Observed(low, 10.0, np.ones((channels, BINS), np.uint32))
+    found = calibration_of(network, observed, method, target="cpu").activations
+    lowest = {name: -one.zero * one.scale for name, one in found.items()}
+    assert lowest[before] >= SILU_FLOOR - found[before].scale / 2, "zero is rounded to a level"
+    assert lowest[beside] < SILU_FLOOR - found[beside].scale / 2, "the check can fail"
+    if method == "minmax":
+        np.testing.assert_allclose(found[before].scale, (10 - SILU_FLOOR) / 255, rtol=1e-9)
+        np.testing.assert_allclose(found[beside].scale, (10 - low) / 255, rtol=1e-9)
+        alike = calibration_of(graphs.demo_network(), _with_image(observed), method, target="tensorrt")
+        assert alike.activations[before] == alike.activations[beside]
+
+
+def test_what_is_above_the_floor_of_silu_keeps_its_range() -> None:
+    network = cpu_network(graphs.demo_network())
+    observed = {one.input: graphs.demo_observed()[one.input] for one in network.quantizable}
+    name = network.quantizable[4].output
+    observed[name] = Observed(-7.5, 10.0, np.ones((1, BINS), np.uint32))
+    found = calibration_of(network, observed, "minmax", target="cpu").activations[name]
+    np.testing.assert_allclose(found.scale, 17.5 / 255, rtol=1e-9)
+    assert found.zero == round(7.5 / 17.5 * 255)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tests.precision import graphs
 from trt_yolo.errors import InputError
 from trt_yolo.precision.calibration import Activation, Calibration, Target
 from trt_yolo.precision.calibration_cache import CalibrationCache
-from trt_yolo.precision.int8_for_cpu import cpu_tensors
+from trt_yolo.precision.int8_for_cpu import cpu_network, cpu_tensors
 from trt_yolo.precision.network import Network, network_of
 from trt_yolo.precision.scales import Method
 
@@ -25,9 +25,15 @@ BOTH: list[Method] = ["l2.4", "minmax"]
 
 
 @functools.cache
+def _network(target: Target) -> Network:
+    """The demo network, as the target takes it; not to be changed."""
+    return graphs.demo_network() if target == "tensorrt" else cpu_network(graphs.demo_network())
+
+
+@functools.cache
 def _calibration(target: Target, method: Method) -> Calibration:
     """Of the demo network, with numbers whose every digit must be kept."""
-    network, rng = graphs.demo_network(), np.random.default_rng(len(method))
+    network, rng = _network(target), np.random.default_rng(len(method))
     tensors = cpu_tensors(network) if target == "cpu" else sorted({one.input for one in network.quantizable})
     scales = np.float16(rng.uniform(2**-14, 9, len(tensors))).astype(float)
     zeros = rng.integers(0, 256, len(tensors)) if target == "cpu" else np.zeros(len(tensors), int)
@@ -40,6 +46,15 @@ def _calibration(target: Target, method: Method) -> Calibration:
             for tensor, scale, zero in zip(tensors, scales, zeros, strict=True)
         },
         bias_shifts={one.output: rng.normal(size=channels[one.weight]) for one in network.quantizable},
+    )
+
+
+@functools.cache
+def _errors(seed: int = 0) -> dict[str, float]:
+    """A sensitivity for each convolution of the demo network; not to be changed."""
+    outputs = [one.output for one in graphs.demo_network().quantizable]
+    return dict(
+        zip(outputs, np.random.default_rng(seed).exponential(1e-3, len(outputs)).tolist(), strict=True)
     )
 
 
@@ -56,7 +71,7 @@ class _Maker:
 
 
 def _cache(path: Path, *, images: str = IMAGES, target: Target = "tensorrt") -> CalibrationCache:
-    return CalibrationCache(path, graphs.demo_network(), images, target)
+    return CalibrationCache(path, _network(target), images, target)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +79,7 @@ def _written(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("cache") / "demo.calibration.json"
     cache = _cache(path)
     cache.calibrations(BOTH, _Maker())
-    cache.errors("minmax", lambda: {"a": 0.25, "b": 1e-9})
+    cache.errors("minmax", _errors)
     return path.read_text()
 
 
@@ -127,16 +142,19 @@ def _other_network() -> Network:
 def test_another_key_is_made_anew(other: str, written: Path) -> None:
     images = "b" * 64 if other == "images" else IMAGES
     target: Target = "cpu" if other == "target" else "tensorrt"
-    network = _other_network() if other == "graph" else graphs.demo_network()
+    network = _other_network() if other == "graph" else _network(target)
     make = _Maker(target)
     found, reused = CalibrationCache(written, network, images, target).calibrations(BOTH, make)
     assert (reused, make.asked) == (False, 1)
     assert {one.target for one in found.values()} == {target}
     asked: list[str] = []
     errors = CalibrationCache(written, network, images, target).errors(
-        "minmax", lambda: asked.append("errors") or {"c": 1.0}
+        "minmax", lambda: asked.append("errors") or _errors(1)
     )
-    assert (asked, errors) == (["errors"], {"c": 1.0}), "the old sensitivity went with the old key"
+    assert asked == ["errors"]
+    assert errors == {one.output: _errors(1)[one.output] for one in network.quantizable}, (
+        "the old sensitivity went with the old key"
+    )
     assert CalibrationCache(written, network, images, target).calibrations(BOTH, make)[1]
     assert not _cache(written).calibrations(BOTH, _Maker())[1], "the first key is gone"
 
@@ -240,27 +258,39 @@ def test_sensitivity_is_kept_for_each_method(written: Path) -> None:
     asked: list[Method] = []
 
     def errors(method: Method) -> dict[str, float]:
-        return _cache(written).errors(method, lambda: asked.append(method) or {"x": 0.1 + 0.2})  # type: ignore[func-returns-value]
+        def make() -> dict[str, float]:
+            asked.append(method)
+            return _errors(1)
 
-    assert errors("minmax") == {"a": 0.25, "b": 1e-9}
+        return _cache(written).errors(method, make)
+
+    assert errors("minmax") == _errors()
     assert asked == []
-    assert errors("l2.4") == errors("l2.4") == {"x": 0.1 + 0.2}
+    assert errors("l2.4") == errors("l2.4") == _errors(1)
     assert asked == ["l2.4"]
-    assert errors("minmax") == {"a": 0.25, "b": 1e-9}
+    assert errors("minmax") == _errors()
     assert _cache(written).calibrations(BOTH, _Maker())[1], "the calibrations are still there"
 
 
-@pytest.mark.parametrize(
-    "damaged",
-    [None, 3, "text", ["a"], {"a": "much"}, {"a": None}, {"a": [1]}, {"a": float("nan")}],
-    ids=str,
-)
+@pytest.mark.parametrize("damaged", [None, 3, "text", ["a"], {}], ids=str)
 def test_damaged_sensitivity_is_made_anew(damaged: Any, written: Path) -> None:
-    content = json.loads(written.read_text())
+    _assert_errors_made_anew(written, damaged)
+
+
+@pytest.mark.parametrize(
+    "value", ["much", None, [1], float("nan"), float("inf"), 10**400], ids=lambda one: str(one)[:9]
+)
+def test_damaged_sensitivity_of_one_layer_is_made_anew(value: Any, written: Path) -> None:
+    output = next(iter(_errors()))
+    _assert_errors_made_anew(written, _errors() | {output: value})
+
+
+def _assert_errors_made_anew(path: Path, damaged: Any) -> None:
+    content = json.loads(path.read_text())
     content["methods"]["minmax"]["sensitivity"] = damaged
-    written.write_text(json.dumps(content))
-    assert _cache(written).errors("minmax", lambda: {"a": 0.5}) == {"a": 0.5}
-    assert _cache(written).errors("minmax", dict) == {"a": 0.5}
+    path.write_text(json.dumps(content))
+    assert _cache(path).errors("minmax", lambda: _errors(1)) == _errors(1)
+    assert _cache(path).errors("minmax", _errors) == _errors(1)
 
 
 @pytest.mark.parametrize("where", ["below a file", "a folder", "/proc"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,15 @@ from onnx import numpy_helper
 from tests.precision import graphs
 from trt_yolo.precision.calibration import Activation, Calibration, calibration_of
 from trt_yolo.precision.int8_for_cpu import cpu_network, cpu_tensors, int8_for_cpu
-from trt_yolo.precision.network import Network, network_of
+from trt_yolo.precision.network import Convolution, Network, network_of
 from trt_yolo.precision.observing import observe
 from trt_yolo.shapes import BatchRange
 
 ort = pytest.importorskip("onnxruntime")
 
-MOVERS = {"MaxPool", "Split", "Resize"}
+FIRST = "model.0.conv"
+INT8 = 56  # convolutions: all but the first and the six last ones
+MOVERS = {"Split", "Resize"}
 FUSED = {"Sigmoid": "QLinearSigmoid", "Concat": "QLinearConcat", "Add": "QLinearAdd", "Mul": "QLinearMul"}
 
 
@@ -47,6 +50,35 @@ def _optimized(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     return onnx.load(folder / "optimized.onnx")
 
 
+def _pooled(network: Network) -> list[str]:
+    """What max pooling makes."""
+    return [node.output[0] for node in network.model.graph.node if node.op_type == "MaxPool"]
+
+
+def _inside(network: Network, outputs: Collection[str]) -> set[str]:
+    """What those convolutions make, and the Sigmoid of it: the inside of a float convolution with its SiLU."""
+    sigmoids = {
+        node.output[0]
+        for node in network.model.graph.node
+        if node.op_type == "Sigmoid" and node.input[0] in outputs
+    }
+    assert len(sigmoids) == len(outputs)
+    return sigmoids.union(outputs)
+
+
+def _assert_float(model: onnx.ModelProto, one: Convolution, read: str) -> None:
+    """A convolution as the head graph has it, float until the end of its SiLU, 8 bits after that."""
+    node = graphs.node_of(model, one.output)
+    assert list(node.input) == [read, one.weight, one.bias]
+    readers = {kind.op_type: kind for kind in model.graph.node if one.output in kind.input}
+    assert readers.keys() == {"Sigmoid", "Mul"}
+    sigmoid = readers["Sigmoid"].output[0]
+    assert sorted(readers["Mul"].input) == sorted([one.output, sigmoid])
+    assert [kind.op_type for kind in model.graph.node if sigmoid in kind.input] == ["Mul"]
+    after = [kind.op_type for kind in model.graph.node if readers["Mul"].output[0] in kind.input]
+    assert after == ["QuantizeLinear"]
+
+
 def test_checker_and_interface(demo: Network, int8: onnx.ModelProto) -> None:
     onnx.checker.check_model(int8, full_check=True)
     assert int8.graph.input == demo.model.graph.input
@@ -61,12 +93,30 @@ def test_checker_and_interface(demo: Network, int8: onnx.ModelProto) -> None:
 def test_tensors_are_all_that_flows_to_the_last_convolutions(demo: Network) -> None:
     tensors = cpu_tensors(demo)
     last = {one.output for one in demo.convolutions if one.is_last}
+    pooled = set(_pooled(demo))
     assert len(set(tensors)) == len(tensors)
-    assert tensors[0] == demo.input
-    assert {one.input for one in demo.convolutions} <= set(tensors)
+    assert demo.input not in tensors
+    assert {one.input for one in demo.convolutions} - {demo.input} <= set(tensors)
     assert not last & set(tensors)
     made = {name for node in demo.model.graph.node if node.output[0] in demo.nodes for name in node.output}
-    assert set(tensors) == {demo.input} | made - last
+    assert set(tensors) == made - last - pooled
+    assert len(pooled) == 3
+    assert cpu_tensors(graphs.demo_network()) == tensors, "whether or not convolutions are set apart"
+
+
+def test_only_the_convolution_that_reads_the_image_is_set_apart(demo: Network) -> None:
+    whole = graphs.demo_network()
+    assert demo == dataclasses.replace(whole, float_only=frozenset({FIRST}))
+    assert [one.output for one in whole.quantizable] == [FIRST, *(one.output for one in demo.quantizable)]
+    assert len(demo.quantizable) == INT8
+    assert cpu_network(demo) == demo
+
+
+def test_what_was_set_apart_before_stays_so() -> None:
+    whole = graphs.demo_network()
+    other = whole.quantizable[5].output
+    apart = cpu_network(dataclasses.replace(whole, float_only=frozenset({other})))
+    assert apart.float_only == {FIRST, other}
 
 
 @pytest.mark.parametrize("batch", [BatchRange(4, 4), BatchRange(1, 4)], ids=str)
@@ -75,9 +125,11 @@ def test_tensors_of_other_batches_are_the_same(demo: Network, batch: BatchRange)
 
 
 def test_every_tensor_between_has_q_and_dq(demo: Network, int8: onnx.ModelProto) -> None:
-    tensors, arrays = cpu_tensors(demo), graphs.initializers(int8)
+    arrays = graphs.initializers(int8)
+    tensors = set(cpu_tensors(demo)) - _inside(demo, {FIRST})
+    assert len(tensors) == len(cpu_tensors(demo)) - 2
     quantized = {node.input[0]: node for node in int8.graph.node if node.op_type == "QuantizeLinear"}
-    assert quantized.keys() == set(tensors)
+    assert quantized.keys() == tensors
     for tensor in tensors:
         readers = [node.op_type for node in int8.graph.node if tensor in node.input]
         assert readers == ["QuantizeLinear"], "nothing else reads the float tensor"
@@ -86,6 +138,35 @@ def test_every_tensor_between_has_q_and_dq(demo: Network, int8: onnx.ModelProto)
         assert list(back.input) == [quantized[tensor].output[0], *quantized[tensor].input[1:]]
         scale, zero = (arrays[name] for name in back.input[1:])
         assert (scale.dtype, scale.shape, zero.dtype, zero.shape) == (np.float32, (), np.uint8, ())
+
+
+def test_max_pooling_has_no_q_and_dq(demo: Network, int8: onnx.ModelProto) -> None:
+    """One DQ leads to the poolings, from the SiLU before them; none lies between them or after them.
+
+    Of the graph as it is written: what ONNX Runtime makes of it is another matter, it may move the DQ behind them.
+    """
+    pooled = _pooled(demo)
+    kept = [node for node in int8.graph.node if node.op_type == "MaxPool"]
+    assert [node.output[0] for node in kept] == pooled
+    assert [node.input[0] for node in kept] == ["model.9.cv1.silu.dq", *pooled[:2]]
+    for tensor in pooled:
+        readers = {node.op_type for node in int8.graph.node if tensor in node.input}
+        assert readers <= {"MaxPool", "Concat"}
+        assert "Concat" in readers
+    names = {name for node in int8.graph.node for name in node.output}
+    assert not {f"{tensor}.{part}" for tensor in pooled for part in ("q", "dq")} & names
+    assert list(graphs.node_of(int8, "model.9.concat").input) == ["model.9.cv1.silu.dq", *pooled]
+
+
+def test_the_first_convolution_stays_float_and_reads_the_image(
+    demo: Network, int8: onnx.ModelProto, tmp_path: Path
+) -> None:
+    first = demo.convolutions[0]
+    assert (first.output, first.input) == (FIRST, demo.input)
+    _assert_float(int8, first, demo.input)
+    assert [node.output[0] for node in int8.graph.node if demo.input in node.input] == [FIRST]
+    readers = [node for node in _optimized(int8, tmp_path).graph.node if demo.input in node.input]
+    assert [node.op_type for node in readers] == ["Conv"], "ONNX Runtime puts nothing before it"
 
 
 def test_movers_share_the_scale_of_their_source(demo: Network, int8: onnx.ModelProto) -> None:
@@ -97,7 +178,7 @@ def test_movers_share_the_scale_of_their_source(demo: Network, int8: onnx.ModelP
                 moved += 1
                 assert arrays[f"{output}.scale"] == arrays[f"{node.input[0]}.scale"]
                 assert arrays[f"{output}.zero"] == arrays[f"{node.input[0]}.zero"]
-    assert moved > 20
+    assert moved == 8 * 2 + 2, "eight Splits in two, two Resizes"
 
 
 def test_convolutions_have_int8_weights_and_int32_biases(
@@ -106,6 +187,9 @@ def test_convolutions_have_int8_weights_and_int32_biases(
     arrays, floats = graphs.initializers(int8), graphs.initializers(demo.model)
     for one in demo.convolutions:
         node = graphs.node_of(int8, one.output)
+        if one.output == FIRST:
+            assert list(node.input) == [demo.input, one.weight, one.bias]
+            continue
         assert node.input[0] == f"{one.input}.dq"
         if one.is_last:
             assert list(node.input[1:]) == [one.weight, one.bias]
@@ -121,16 +205,16 @@ def test_convolutions_have_int8_weights_and_int32_biases(
 
 def test_runtime_fuses(int8: onnx.ModelProto, tmp_path: Path) -> None:
     kinds = graphs.kinds(_optimized(int8, tmp_path))
-    assert kinds["QLinearConv"] == 57
-    assert kinds["Conv"] == 6, "the last ones"
-    assert kinds["QLinearSigmoid"] == kinds["QLinearMul"] == 57
+    assert kinds["QLinearConv"] == INT8
+    assert kinds["Conv"] == 1 + 6, "the first and the last ones"
+    assert kinds["QLinearSigmoid"] == kinds["QLinearMul"] == INT8
     assert kinds["QLinearConcat"] == 13
     assert kinds["QLinearAdd"] == 6
-    assert kinds["QuantizeLinear"] == 1, "only the image is made 8 bits"
+    assert kinds["QuantizeLinear"] == 1, "only what the first one gives is made 8 bits"
     assert kinds["DequantizeLinear"] == 6, "only what the last ones read is made float"
 
 
-@pytest.mark.parametrize("kept", [[0], [0, 8, 20, 48], list(range(57))], ids=["first", "four", "all"])
+@pytest.mark.parametrize("kept", [[0], [0, 8, 20, 48], list(range(INT8))], ids=["first", "four", "all"])
 def test_runtime_keeps_in_float_what_shall_be_kept(
     demo: Network, calibration: Calibration, kept: list[int], tmp_path: Path
 ) -> None:
@@ -139,15 +223,18 @@ def test_runtime_keeps_in_float_what_shall_be_kept(
     onnx.checker.check_model(model, full_check=True)
     for one in demo.quantizable:
         if one.output in outputs:
-            assert list(graphs.node_of(model, one.output).input[1:]) == [one.weight, one.bias]
+            _assert_float(model, one, f"{one.input}.dq")
+    quantized = {node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    assert quantized == set(cpu_tensors(demo)) - _inside(demo, {FIRST, *outputs})
     kinds = graphs.kinds(_optimized(model, tmp_path))
-    assert kinds["QLinearConv"] == 57 - len(kept)
-    assert kinds["Conv"] == 6 + len(kept)
+    assert kinds["QLinearConv"] == INT8 - len(kept)
+    assert kinds["QLinearSigmoid"] == kinds["QLinearMul"] == INT8 - len(kept)
+    assert kinds["Conv"] == 1 + 6 + len(kept)
 
 
 @pytest.mark.parametrize("batch", [BatchRange(1, 1), BatchRange(3, 3), BatchRange(1, 4)], ids=str)
 def test_close_to_float(demo: Network, calibration: Calibration, batch: BatchRange) -> None:
-    network = graphs.demo_network(batch=batch)
+    network = cpu_network(graphs.demo_network(batch=batch))
     frames = graphs.demo_frames(6)
     plain = graphs.outputs_of(demo.model, frames)
     model = int8_for_cpu(network, calibration)
@@ -183,7 +270,7 @@ def test_large_biases_over_tiny_weights(demo: Network, calibration: Calibration,
     activations = dict(calibration.activations)
     activations[one.input] = Activation(scale=1e-6, zero=128)  # too little, to make the unit tiny
     activations[one.output] = Activation(scale=abs(bias) / 100, zero=128)
-    changed = network_of(model, origin="changed")
+    changed = cpu_network(network_of(model, origin="changed"))
     int8 = int8_for_cpu(changed, dataclasses.replace(calibration, activations=activations))
     onnx.checker.check_model(int8, full_check=True)
     arrays = graphs.initializers(int8)
@@ -218,13 +305,14 @@ def test_the_network_is_left_as_it_was(demo: Network, calibration: Calibration) 
 
 
 def _assert_becomes_int8(head: onnx.ModelProto, folder: Path) -> None:
-    network = network_of(head, origin="theirs")
+    network = cpu_network(network_of(head, origin="theirs"))
     frames = graphs.demo_frames(4, 100)
     observed = observe(head, cpu_tensors(network), lambda: frames, threads=graphs.THREADS)
     model = int8_for_cpu(network, calibration_of(network, observed, "minmax", target="cpu"))
     onnx.checker.check_model(model, full_check=True)
     kinds = graphs.kinds(_optimized(model, folder))
-    assert kinds["QLinearConv"] == 57
+    assert kinds["QLinearConv"] == INT8
+    assert kinds["Conv"] == graphs.kinds(head)["Conv"] - INT8, "the first, the last ones, and DFL's"
     assert kinds["QuantizeLinear"] == 1
     off = np.abs(graphs.outputs_of(model, frames) - graphs.outputs_of(head, frames))
     assert 0 < off[:, 4:].mean() < 3e-4

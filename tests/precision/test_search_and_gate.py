@@ -122,7 +122,7 @@ def test_a_hurt_convolution_is_found() -> None:
     assert steps == [(number, count) for number in range(1, count + 1)]
     assert {one.convolution.output for one in ordered} == {one.output for one in network.quantizable}
     assert min(one.error for one in ordered) >= 0
-    assert np.mean([one.error > 0 for one in ordered]) > 0.9, "two frames show nothing of some scales"
+    assert np.mean([one.error > 0 for one in ordered]) > 0.5, "two frames show nothing of some scales"
     assert [one.worth for one in ordered] == sorted((one.worth for one in ordered), reverse=True)
     assert ordered[0].convolution == victim
     assert ordered[0].error > 3 * max(one.error for one in ordered[1:])

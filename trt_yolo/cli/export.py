@@ -90,7 +90,7 @@ def export(
             max_drop=max_drop, target=cast("Target", target), method=cast("MethodChoice", calib_method)
         ),
         data=data,
-        check_images=[] if data is None else _check_images(data),
+        check_images=[] if data is None or fp16 or int8 else _check_images(data),
         check=check,
         trust=trust,
         verbose=verbose,

@@ -34,7 +34,7 @@ from trt_yolo.export.checkpoint import read_checkpoint
 from trt_yolo.export.deploy_from_head import deploy_from_head
 from trt_yolo.export.graph import DEFAULT_OPSET, MAX_OPSET, MIN_OPSET, opset_of
 from trt_yolo.export.head_from_checkpoint import checkpoint_from_file, head_from_checkpoint, trained_imgsz
-from trt_yolo.export.head_from_onnx import head_from_onnx
+from trt_yolo.export.head_from_onnx import head_from_onnx, with_opset
 from trt_yolo.export.parity import Frames, Parity, check_frames, check_parity
 from trt_yolo.export.weights import cache_folder
 from trt_yolo.manifest import DEFAULT_ROWS, METADATA_KEY, Manifest
@@ -302,6 +302,8 @@ def _given_head(source: Path, options: ExportOptions) -> tuple[onnx.ModelProto, 
         raise InputError(
             f"{source} has opset {opset_of(head)}, asked for {options.opset}; leave --opset out, or export from the .pt"
         )
+    if options.precision == "int8" and opset_of(head) < INT8_OPSET:
+        head = with_opset(head, INT8_OPSET, origin=str(source))
     return head, dataclasses.replace(manifest, exporter="given"), manifest.imgsz_hw
 
 

@@ -9,10 +9,11 @@ import dataclasses
 from pathlib import Path
 
 import onnx
+import onnx.version_converter
 from google.protobuf.message import DecodeError
 
 from trt_yolo.errors import InputError, UnsupportedModelError
-from trt_yolo.export.graph import FLOAT, FLOAT16, dimensions
+from trt_yolo.export.graph import FLOAT, FLOAT16, dimensions, opset_of
 from trt_yolo.manifest import (
     KNOWN_STRIDES,
     METADATA_KEY,
@@ -60,6 +61,25 @@ def head_from_onnx(
         origin=str(path),
     )
     return _with_fixed_shape(model, manifest, batch, path)
+
+
+def with_opset(model: onnx.ModelProto, opset: int, *, origin: str) -> onnx.ModelProto:
+    """The model written for a newer ONNX operator set.
+
+    Raises:
+        InputError: ONNX does not know how; `origin` is named.
+    """
+    try:
+        converted = onnx.version_converter.convert_version(model, opset)
+    except (RuntimeError, ValueError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{origin} has opset {opset_of(model)} and cannot be brought to {opset} ({detail}); "
+            f"export it again with opset {opset}, or give the .pt"
+        ) from error
+    del converted.metadata_props[:]
+    converted.metadata_props.extend(model.metadata_props)
+    return converted
 
 
 def _read(path: Path) -> tuple[onnx.ModelProto, dict[str, str]]:

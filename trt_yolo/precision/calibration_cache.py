@@ -89,7 +89,8 @@ class CalibrationCache:
 
     def _sound(self, one: Calibration) -> Calibration:
         """The calibration, if it fits the network; else ValueError."""
-        channels = {tensor.name: tensor.dims[0] for tensor in self._network.model.graph.initializer}
+        stored = self._network.model.graph.initializer
+        channels = {tensor.name: tensor.dims[0] for tensor in stored if tensor.dims}
         highest = 0 if self._target == "tensorrt" else 255
         sound = all(
             0 < how.scale < _LARGEST_SCALE and 0 <= how.zero <= highest for how in one.activations.values()
