@@ -6,13 +6,9 @@ artifact's files are written or none. Prints nothing.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
-import hashlib
 import logging
-import os
-import secrets
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,6 +33,7 @@ from trt_yolo.export.head_from_checkpoint import checkpoint_from_file, head_from
 from trt_yolo.export.head_from_onnx import head_from_onnx, with_opset
 from trt_yolo.export.parity import Frames, Parity, check_frames, check_parity
 from trt_yolo.export.weights import cache_folder
+from trt_yolo.export.writing import check_writable, file_sha256, write_together
 from trt_yolo.manifest import DEFAULT_ROWS, METADATA_KEY, Manifest
 from trt_yolo.precision.images import PrecisionImages, default_images, images_from
 from trt_yolo.precision.int8_for_cpu import cpu_network
@@ -172,7 +169,7 @@ def export_model(
         MissingDependencyError: The check needs ONNX Runtime, or the architecture needs Ultralytics.
     """
     options = options or ExportOptions()
-    _check_writable(out)
+    check_writable(out)
     head, manifest, own_imgsz = _head(source, options)
     manifest = dataclasses.replace(
         manifest,
@@ -197,9 +194,7 @@ def export_model(
         stem = _stem(source, manifest, own_imgsz, options.rows)
         content, accuracy = _precise(head, content, manifest, options, source, cache, progress)
     path = out / f"{stem}.onnx"
-    _write_together(
-        {path: content, path.with_name(path.name + ".json"): (manifest.to_json() + "\n").encode()}
-    )
+    write_together({path: content, path.with_name(path.name + ".json"): (manifest.to_json() + "\n").encode()})
     artifact = Artifact(path=path, format="onnx", precision=manifest.precision, bytes=len(content))
     return ExportReport(artifacts=[artifact], manifest=manifest, parity=parity, accuracy=accuracy)
 
@@ -266,15 +261,6 @@ def export_to_cache(source: Path) -> Path:
         _log.info("exporting %s to %s", source, kept)
         export_model(source, out=folder)
     return kept
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _head(source: Path, options: ExportOptions) -> tuple[onnx.ModelProto, Manifest, tuple[int, int]]:
@@ -392,34 +378,3 @@ def _stem(source: Path, manifest: Manifest, own_imgsz: tuple[int, int], rows: in
     if manifest.precision != "fp32":
         stem += f"-{manifest.precision}" + ("-cpu" if manifest.target == "cpu" else "")
     return stem + ("-head" if manifest.graph == "head" else "")
-
-
-def _check_writable(folder: Path) -> None:
-    """Says now, not after the work, that a folder cannot be written."""
-    place = folder
-    while not os.path.exists(place) and place != place.parent:  # unlike Path.exists, never raises
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        raise InputError(f"cannot write to {folder}; give a folder that you may write to with --out")
-
-
-def _write_together(files: dict[Path, bytes]) -> None:
-    """Writes every file beside its place first, then moves all of them there."""
-    written: dict[Path, Path] = {}
-    try:
-        for path, content in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-            written[part] = path
-            part.write_bytes(content)
-        for part, path in written.items():
-            part.replace(path)
-    except OSError as error:
-        folder = next(iter(files)).parent
-        raise InputError(
-            f"cannot write to {folder}: {error.strerror or error}; give another folder with --out"
-        ) from error
-    finally:
-        for part in written:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)

@@ -6,7 +6,6 @@ entry. A file that is damaged, or has another key, is as good as none.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from trt_yolo.errors import InputError
+from trt_yolo.export.writing import write_together
 from trt_yolo.precision.calibration import Activation, Calibration, Target
 from trt_yolo.precision.int8_for_cpu import cpu_tensors
 from trt_yolo.precision.network import Network
@@ -124,18 +123,7 @@ class CalibrationCache:
 
     def _write(self) -> None:
         content = {"schema": SCHEMA, "key": self._key, "target": self._target, "methods": self._methods}
-        part = self.path.with_name(f".{self.path.name}.part")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(content))
-            part.replace(self.path)
-        except OSError as error:
-            raise InputError(
-                f"cannot write to {self.path.parent}: {error.strerror or error}; give another folder with --out"
-            ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
+        write_together({self.path: json.dumps(content).encode()})
 
 
 def _key(network: Network, images_sha256: str, target: Target) -> str:
