@@ -148,13 +148,12 @@ def test_another_key_is_made_anew(other: str, written: Path) -> None:
     assert (reused, make.asked) == (False, 1)
     assert {one.target for one in found.values()} == {target}
     asked: list[str] = []
+    wanted = {one.output: _errors(1)[one.output] for one in network.quantizable}
     errors = CalibrationCache(written, network, images, target).errors(
-        "minmax", lambda: asked.append("errors") or _errors(1)
+        "minmax", lambda: asked.append("errors") or wanted
     )
     assert asked == ["errors"]
-    assert errors == {one.output: _errors(1)[one.output] for one in network.quantizable}, (
-        "the old sensitivity went with the old key"
-    )
+    assert errors == wanted, "the old sensitivity went with the old key"
     assert CalibrationCache(written, network, images, target).calibrations(BOTH, make)[1]
     assert not _cache(written).calibrations(BOTH, _Maker())[1], "the first key is gone"
 

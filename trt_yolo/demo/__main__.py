@@ -7,6 +7,8 @@ from pathlib import Path
 
 from trt_yolo.demo.scenes import write_yolo_dataset
 
+_LEAST_SIZE = 96
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m trt_yolo.demo", description=__doc__)
@@ -14,6 +16,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=16, help="how many scenes (default 16)")
     parser.add_argument("--size", type=int, default=256, help="side in pixels (default 256)")
     options = parser.parse_args()
+    if options.size < _LEAST_SIZE:
+        parser.error(f"--size {options.size} is too small for digits; give at least {_LEAST_SIZE}")
     write_yolo_dataset(options.folder, train=0, val=options.count, size=options.size)
 
 

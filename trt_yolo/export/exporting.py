@@ -38,7 +38,7 @@ from trt_yolo.manifest import DEFAULT_ROWS, METADATA_KEY, Manifest
 from trt_yolo.precision.images import PrecisionImages, default_images, images_from
 from trt_yolo.precision.int8_for_cpu import cpu_network
 from trt_yolo.precision.making import PrecisionMaker, PrecisionOptions, Progress, fp16_unjudged
-from trt_yolo.precision.network import network_of
+from trt_yolo.precision.network import Network, network_of
 from trt_yolo.precision.report import PrecisionReport
 from trt_yolo.shapes import BatchRange
 from trt_yolo.version import __version__
@@ -171,6 +171,7 @@ def export_model(
     options = options or ExportOptions()
     check_writable(out)
     head, manifest, own_imgsz = _head(source, options)
+    network = None if options.precision == "fp32" else network_of(head, origin=str(source))
     manifest = dataclasses.replace(
         manifest,
         opset=opset_of(head),
@@ -188,11 +189,12 @@ def export_model(
         parity = _checked(head.SerializeToString(), content, frames, source)
     accuracy = None
     stem = _stem(source, manifest, own_imgsz, options.rows)
-    if options.precision != "fp32":
+    if network is not None:
         manifest = _in_precision(manifest, options)
-        cache = out / f"{stem}{'-cpu' if manifest.target == 'cpu' else ''}.calibration.json"
+        of_target = "-cpu" if manifest.target == "cpu" else ""
+        cache = out / f"{stem.removesuffix('-head')}{of_target}.calibration.json"
         stem = _stem(source, manifest, own_imgsz, options.rows)
-        content, accuracy = _precise(head, content, manifest, options, source, cache, progress)
+        content, accuracy = _precise(network, content, manifest, options, cache, progress)
     path = out / f"{stem}.onnx"
     write_together({path: content, path.with_name(path.name + ".json"): (manifest.to_json() + "\n").encode()})
     artifact = Artifact(path=path, format="onnx", precision=manifest.precision, bytes=len(content))
@@ -210,16 +212,14 @@ def _in_precision(manifest: Manifest, options: ExportOptions) -> Manifest:
 
 
 def _precise(
-    head: onnx.ModelProto,
+    network: Network,
     float_artifact: bytes,
     manifest: Manifest,
     options: ExportOptions,
-    source: Path,
     cache: Path,
     progress: Progress | None,
 ) -> tuple[bytes, PrecisionReport | None]:
     """The artifact in the precision asked for, and what it costs; None where nothing can tell."""
-    network = network_of(head, origin=str(source))
     if manifest.target == "cpu":
         network = cpu_network(network)
 

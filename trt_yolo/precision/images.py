@@ -33,6 +33,7 @@ WANTED = "100 to 500 images like those that the camera will see, as a folder or 
 
 _HELD_OUT_EVERY = 4  # of one folder every fourth image judges
 _DEMO_SCENES = 128
+_MOST_WARNINGS = 3
 _SOME_COCO_CLASSES = {0: "person", 16: "dog", 79: "toothbrush"}
 
 _log = logging.getLogger(__name__)
@@ -166,17 +167,22 @@ def _check_count(count: int, data: str) -> None:
 
 def _readable(images: list[Path], data: str) -> list[Path]:
     """The images that can be read; the others are reported."""
-    found = []
-    problem = ""
+    found: list[Path] = []
+    problems: list[str] = []
     for path in images:
         try:
             read_image(path)
             found.append(path)
         except ImageError as error:
-            problem = str(error)
-            _log.warning("%s (left out)", error)
+            problems.append(str(error))
     if not found:
-        raise InputError(f"none of the {len(images)} images of {data} can be read ({problem}); give {WANTED}")
+        raise InputError(
+            f"none of the {len(images)} images of {data} can be read ({problems[0]}); give {WANTED}"
+        )
+    for problem in problems[:_MOST_WARNINGS]:
+        _log.warning("%s (left out)", problem)
+    if len(problems) > _MOST_WARNINGS:
+        _log.warning("and %d more images of %s (left out)", len(problems) - _MOST_WARNINGS, data)
     return found
 
 

@@ -2,7 +2,7 @@
 
 Enters: a float32 head graph's network, and its calibration. Leaves: the graph with uint8 around every operator
 of its network, so that ONNX Runtime runs convolution, SiLU, concatenation and upsampling on 8 bits. FP32 stay what
-decodes boxes, the last convolutions, and what is faster so: the convolution that reads the image, max pooling.
+decodes boxes, the last convolutions, and the convolution that reads the image, which is faster so.
 TensorRT does not parse this form, and needs none of it.
 Does not know how ranges are chosen, nor which convolutions are worth it.
 """
@@ -41,7 +41,7 @@ def cpu_tensors(network: Network) -> list[str]:
     made = [
         output
         for node in graph.node
-        if node.output[0] in network.nodes - last and node.op_type != "MaxPool"  # slow on bytes
+        if node.output[0] in network.nodes - last and node.op_type != "MaxPool"  # bytes pass by themselves
         for output in node.output
         if output in floats
     ]
