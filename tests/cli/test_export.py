@@ -33,7 +33,8 @@ def test_ends_with_one_line_of_json(tmp_path: Path, cli: Command) -> None:
     *table, line = outcome.out.splitlines()
     report = json.loads(line)
     path = tmp_path / "demo.onnx"
-    assert set(report) == {"artifacts", "parity"}
+    assert set(report) == {"artifacts", "parity", "accuracy"}
+    assert report["accuracy"] is None, "nothing was quantized"
     assert report["artifacts"] == [
         {"path": str(path), "format": "onnx", "precision": "fp32", "bytes": path.stat().st_size}
     ]

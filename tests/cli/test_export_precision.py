@@ -348,12 +348,12 @@ def test_its_own_artifact_is_quantized_already(
 
 
 def test_a_head_graph_of_an_older_opset(files: Path, tmp_path: Path, cli: Command) -> None:
+    """Q/DQ around FP16 needs opset 19: the graph is brought there."""
     assert cli("export", "--head", "--opset", "17", "--out", str(tmp_path / "head")).code == 0
     head = str(tmp_path / "head" / "demo-head.onnx")
-    """Q/DQ around FP16 needs opset 19: the graph is brought there."""
     done = cli("export", head, "--int8", "--data", str(files / "good.yaml"), "--out", str(tmp_path), "--json")
-    assert done.code == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
+    assert done.code == 0, done.err
+    report = json.loads(done.out.splitlines()[-1])
     assert abs(report["accuracy"]["drop_points"]) <= 1.0
     graph = onnx.load(report["artifacts"][0]["path"])
     assert [entry.version for entry in graph.opset_import if not entry.domain] == [19]

@@ -13,6 +13,7 @@ from tests.precision import graphs
 from trt_yolo.backends.onnxruntime import images_for_head
 from trt_yolo.precision.calibration import Calibration, calibration_of
 from trt_yolo.precision.fp16_from_float import fp16_from_float
+from trt_yolo.precision.int8_for_cpu import cpu_network
 from trt_yolo.precision.int8_from_float import int8_from_float
 from trt_yolo.precision.network import Convolution, Network
 from trt_yolo.precision.observing import observe
@@ -224,11 +225,11 @@ def test_close_to_float(demo: Network, calibration: Calibration) -> None:
 
 def test_uint8_of_a_cpus_calibration(demo: Network) -> None:
     """The same form with a CPU's levels, by which the search judges convolutions alone."""
-    calibration = graphs.demo_calibration("cpu")
-    model = int8_from_float(demo, calibration)
+    calibration, network = graphs.demo_calibration("cpu"), cpu_network(demo)
+    model = int8_from_float(network, calibration)
     onnx.checker.check_model(model, full_check=True)
     arrays = graphs.initializers(model)
-    for one in demo.quantizable:
+    for one in network.quantizable:
         _, scale, zero = graphs.node_of(model, f"{one.input}.dq").input
         assert arrays[zero].dtype == np.uint8
         assert arrays[zero] == calibration.activations[one.input].zero

@@ -199,9 +199,8 @@ def _broken(folder: Path, numbers: range | list[int]) -> None:
 def test_only_unreadable_images(make: MakeImages) -> None:
     folder = make(40)
     _broken(folder, range(40))
-    with pytest.raises(InputError, match=r"none of the 30 images of .*can be read") as error:
+    with pytest.raises(InputError, match=r"none of the 30 images of .*can be read \(.*/\d{4}\.jpg "):
         images_from(str(folder), NAMES)
-    assert "0038.jpg" in str(error.value), "an example"
 
 
 def test_only_unreadable_judges(tmp_path: Path, make: MakeImages) -> None:

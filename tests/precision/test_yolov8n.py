@@ -7,7 +7,6 @@ what one machine measured stands in the README.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -19,15 +18,24 @@ import pytest
 
 MOST_MEMORY_BYTES = 3e9
 
+_AND_PEAK_MEMORY = """
+import re, runpy, sys
+try:
+    runpy.run_module("trt_yolo", run_name="__main__")
+finally:  # of this process alone: a child's ru_maxrss begins at its parent's
+    print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1], file=sys.stderr)
+"""
+
 
 def _exported(yolov8n: Path, shared: Path, out: Path, *options: str) -> dict[str, Any]:
     data = shared / "coco" / "coco.yaml"
     arguments = ["export", str(yolov8n), "--data", str(data), "--out", str(out), "--json", *options]
     done = subprocess.run(
-        [sys.executable, "-m", "trt_yolo", *arguments], capture_output=True, text=True, timeout=580
+        [sys.executable, "-c", _AND_PEAK_MEMORY, *arguments], capture_output=True, text=True, timeout=580
     )
     assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    report = json.loads(done.stdout.splitlines()[-1])
+    return report | {"peak_bytes": int(done.stderr.split()[-1]) * 1024}
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +68,9 @@ def test_the_report_names_every_layer_that_is_not_int8(int8: dict[str, Any]) -> 
     assert all(one["reason"] for one in int8["accuracy"]["kept_fp16"])
 
 
-def test_memory_does_not_grow_with_the_images(int8: dict[str, Any]) -> None:
-    peak_bytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    assert int8
-    assert peak_bytes < MOST_MEMORY_BYTES
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
+def test_memory_is_bounded(int8: dict[str, Any]) -> None:
+    assert 0.1e9 < int8["peak_bytes"] < MOST_MEMORY_BYTES
 
 
 def test_fp16_keeps_its_accuracy(yolov8n: Path, shared: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ SCORE_TOLERANCE = 1e-3
 UNMATCHED_TOLERANCE = 0.01
 _SAME_OBJECT_IOU = 0.9
 _CANDIDATES = 100
+_SCORE_NOISE = 1e-5  # below it a float32 sigmoid's rounding decides which score is higher
 _SCENES = 3
 _IOU = 0.7
 
@@ -53,8 +54,8 @@ class Parity:
 
     @property
     def holds(self) -> bool:
-        """Whether the differences are within tolerance. One near-tie in NMS may flip a box."""
-        allowed = max(1, int(UNMATCHED_TOLERANCE * self.detections))
+        """Whether the differences are within tolerance. One near-tie in NMS may put one box in another's place."""
+        allowed = max(2, int(UNMATCHED_TOLERANCE * self.detections))
         return (
             self.worst_box_px <= BOX_TOLERANCE_PX
             and self.worst_score <= SCORE_TOLERANCE
@@ -120,6 +121,7 @@ def _candidates(backend: OnnxRuntimeBackend, frame: npt.NDArray[np.uint8]) -> np
 
 def _threshold(scores: npt.NDArray[np.float32]) -> float:
     """0.25, or lower, so that about a hundred candidates pass; never on a score itself."""
-    last = min(_CANDIDATES, len(scores)) - 1
+    clear = int(np.count_nonzero(scores > _SCORE_NOISE)) or len(scores)
+    last = min(_CANDIDATES, clear) - 1
     below = scores[last + 1] if len(scores) > last + 1 else 0.0
     return min(0.25, float(scores[last] + below) / 2)
