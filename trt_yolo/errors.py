@@ -5,7 +5,8 @@
     │   ├── ImageError              an image that cannot be read
     │   ├── CheckpointError         a .pt that is damaged or is no YOLO checkpoint
     │   │   └── UnsafeCheckpointError   a .pt whose pickle names code that is not on the allow-list
-    │   └── UnsupportedModelError   a sound model of a kind that is not supported here
+    │   ├── UnsupportedModelError   a sound model of a kind that is not supported here
+    │   └── EngineError             a TensorRT engine that does not load here, or is none
     ├── MissingDependencyError      a package that this work needs is not installed
     ├── DownloadError               weights that could not be fetched
     ├── ExportError                 an export that failed, or failed its check
@@ -44,6 +45,10 @@ class UnsafeCheckpointError(CheckpointError):
 
 class UnsupportedModelError(InputError):
     """A sound model of an architecture or task that is not supported here."""
+
+
+class EngineError(InputError):
+    """A TensorRT engine that does not load here: another builder, version, GPU or system, or a changed file."""
 
 
 class MissingDependencyError(TrtYoloError):

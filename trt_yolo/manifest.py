@@ -29,6 +29,57 @@ GraphKind = Literal["deploy", "head"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """What the export measured; points of difference are a hundred times `after - before`.
+
+    Attributes:
+        reference: What was held true: `labels`, or the float model's detections.
+        images: Images held out for it.
+        map50_95_before: mAP50-95 of the float model.
+        map50_95_after: Of this artifact.
+    """
+
+    reference: str
+    images: int
+    map50_95_before: float
+    map50_95_after: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineFacts:
+    """What a TensorRT plan is, and where it runs.
+
+    Attributes:
+        builder: `tensorrt` or `tensorrt-rtx`.
+        builder_version: Its version, such as 10.13.0.35.
+        platform: System and processor, such as linux-x86_64.
+        cuda: The CUDA version of the driver that it was built with; empty where there was none.
+        compute_capabilities: Of the GPUs that it was built for, such as 8.9; `8.0+` means that and every later one;
+            none where nobody knows.
+        device: The GPU that it was built on; empty where there was none.
+        profile: Smallest, best and largest batch.
+        options: What was asked of the builder, for building it again.
+        onnx: Name of the ONNX file, in the same folder, that it was built from; empty where nobody knows.
+        onnx_sha256: Hash of that file.
+        plan_sha256: Hash of the plan.
+        plan_bytes: Size of the plan.
+    """
+
+    builder: str
+    builder_version: str
+    platform: str
+    cuda: str
+    compute_capabilities: tuple[str, ...]
+    device: str
+    profile: tuple[int, int, int]
+    options: dict[str, Any]
+    onnx: str
+    onnx_sha256: str
+    plan_sha256: str
+    plan_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What an artifact is.
 
@@ -48,6 +99,8 @@ class Manifest:
         exporter: `native`, `ultralytics` or `given` (the head graph was given).
         version: trt-yolo's version that made it.
         created: Date and time, ISO 8601, UTC.
+        accuracy: What the precision costs, where it was measured.
+        engine: Of a TensorRT engine, what it is.
     """
 
     graph: GraphKind
@@ -65,6 +118,8 @@ class Manifest:
     exporter: str = ""
     version: str = ""
     created: str = ""
+    accuracy: Accuracy | None = None
+    engine: EngineFacts | None = None
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -89,11 +144,32 @@ def manifest_from_json(text: str, *, origin: str) -> Manifest:
         height, width = fields["imgsz_hw"]
         fields["imgsz_hw"] = (int(height), int(width))
         fields["batch"] = BatchRange(**fields["batch"])
+        if fields.get("accuracy") is not None:
+            fields["accuracy"] = Accuracy(**fields["accuracy"])
+        if fields.get("engine") is not None:
+            fields["engine"] = _engine_facts(fields["engine"])
         return Manifest(**fields)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UnsupportedModelError(
             f"{origin} has a damaged manifest ({error}); export the model again"
         ) from error
+
+
+def _engine_facts(fields: dict[str, Any]) -> EngineFacts:
+    smallest, best, largest = (int(size) for size in fields["profile"])
+    capabilities = tuple(str(one) for one in fields["compute_capabilities"])
+    facts = EngineFacts(
+        **{**fields, "profile": (smallest, best, largest), "compute_capabilities": capabilities}
+    )
+    texts = (facts.builder, facts.builder_version, facts.platform, facts.cuda, facts.device, facts.onnx)
+    hashes = (facts.onnx_sha256, facts.plan_sha256)
+    if not all(isinstance(one, str) for one in (*texts, *hashes)) or not isinstance(facts.options, dict):
+        raise ValueError("an entry of another type than it should have")
+    if not isinstance(facts.plan_bytes, int):
+        raise ValueError("plan_bytes is no number")
+    if facts.onnx in (".", "..") or any(mark in facts.onnx for mark in ("/", "\\", ":", "\0")):
+        raise ValueError(f"its ONNX {facts.onnx!r} is no file of its own folder")
+    return facts
 
 
 def manifest_from_ultralytics(

@@ -1,0 +1,220 @@
+"""A build in a process of its own: what it is asked, how it is watched, and how it ends.
+
+Both sides of one conversation stand here. The child (`main`) reads one line of JSON, writes lines of JSON, and lays
+the plan where it was told; its stderr, TensorRT's own printing included, is the log. The parent (`run_build`) passes
+on the progress, and kills the child when it is interrupted itself; a child whose parent is gone stops at the next
+step. Knows nothing of manifests and of what the plan is called in the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from trt_yolo.engine.building import build_plan
+from trt_yolo.engine.device import devices
+from trt_yolo.engine.library import Library
+from trt_yolo.engine.options import EngineOptions, check_supported, options_from_dict
+from trt_yolo.engine.plan import Family
+from trt_yolo.engine.storing import write_durably
+from trt_yolo.errors import ExportError, InputError, MissingDependencyError, TrtYoloError
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+STEPS = 1000
+_SAID_EVERY_S = 0.05
+_ERRORS = {error.__name__: error for error in (InputError, ExportError, MissingDependencyError)}
+_LOUD = ("fatal", "error", "warning")
+_CHILD = "import sys; sys.path[:] = {path!r}; from trt_yolo.engine.build_process import main; main()"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """One build.
+
+    Attributes:
+        family: What builds.
+        onnx: From what.
+        plan: Where the plan goes.
+        log: Where the log goes while it grows.
+        failed_log: Where it will be found if the build fails; named in errors.
+        options: What to ask of the builder.
+        profile: Smallest, best and largest batch.
+        imgsz_hw: Height and width in pixels.
+    """
+
+    family: Family
+    onnx: Path
+    plan: Path
+    log: Path
+    failed_log: Path
+    options: EngineOptions
+    profile: tuple[int, int, int]
+    imgsz_hw: tuple[int, int]
+
+    def to_json(self) -> str:
+        """One line."""
+        cache = self.options.timing_cache
+        return json.dumps(
+            {
+                "family": self.family,
+                "onnx": str(self.onnx),
+                "plan": str(self.plan),
+                "options": self.options.to_dict() | {"verbose": self.options.verbose},
+                "timing_cache": None if cache is None else str(cache),
+                "profile": self.profile,
+                "imgsz_hw": self.imgsz_hw,
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A build that succeeded.
+
+    Attributes:
+        version: Of the builder.
+        warnings: What it warned of, each once.
+    """
+
+    version: str
+    warnings: list[str]
+
+
+def run_build(request: BuildRequest, progress: Progress | None = None) -> Built:
+    """Builds, in a child process.
+
+    Raises:
+        InputError: The graph or an option does not fit this TensorRT or this machine.
+        ExportError: The build failed, or its process ended without a word.
+        MissingDependencyError: TensorRT does not import.
+    """
+    with request.log.open("wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-c", _CHILD.format(path=sys.path)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
+        )  # fmt: skip
+        try:
+            return _watched(child, request, progress)
+        finally:
+            child.kill()
+            child.communicate()
+
+
+def _watched(child: subprocess.Popen[str], request: BuildRequest, progress: Progress | None) -> Built:
+    warnings: dict[str, None] = {}
+    with contextlib.suppress(BrokenPipeError):  # a child that fell at once says why in its exit status
+        assert child.stdin is not None
+        child.stdin.write(request.to_json() + "\n")
+        child.stdin.flush()
+    for kind, value in _messages(child):
+        if kind == "progress" and progress is not None:
+            progress("building the engine", int(value * STEPS), STEPS)
+        elif kind == "warning":
+            warnings.setdefault(str(value))
+        elif kind == "error":
+            name, text = value
+            raise _ERRORS.get(name, ExportError)(f"{text}; TensorRT's log: {request.failed_log}")
+        elif kind == "built":
+            return Built(version=str(value), warnings=list(warnings))
+    raise ExportError(
+        f"{_how_it_ended(child.wait())} while it built {request.onnx}; its log: {request.failed_log}"
+    )
+
+
+def _messages(child: subprocess.Popen[str]) -> Iterator[tuple[str, Any]]:
+    assert child.stdout is not None
+    for line in child.stdout:
+        with contextlib.suppress(ValueError, TypeError):
+            kind, value = json.loads(line)
+            yield kind, value
+
+
+def _how_it_ended(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return "the builder was killed, as the kernel does when memory runs out,"
+    if status < 0:
+        return f"the builder crashed ({signal.Signals(-status).name})"
+    return f"the builder ended with status {status}"
+
+
+def main() -> None:
+    """The child."""
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which decides
+    said = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints goes to the log
+    try:
+        fields = json.loads(sys.stdin.readline())
+    except ValueError:
+        sys.exit(1)  # the parent is gone already
+    _Child(said).run(fields)
+
+
+class _Child:
+    def __init__(self, said: IO[str]) -> None:
+        self._said = said
+        self._last = 0.0
+        self._lock = threading.Lock()  # TensorRT calls from several threads
+
+    def run(self, fields: dict[str, Any]) -> None:
+        try:
+            self._say("built", self._build(fields))
+        except TrtYoloError as error:
+            self._say("error", (type(error).__name__, str(error)))
+        except MemoryError:
+            self._say("error", ("ExportError", "there is not enough memory to build the engine"))
+        self._said.close()
+        sys.stderr.flush()
+        os._exit(0)  # TensorRT's own teardown is not worth waiting for, nor its crashes
+
+    def _build(self, fields: dict[str, Any]) -> str:
+        library = Library(fields["family"])
+        cache = fields["timing_cache"]
+        options = options_from_dict(
+            fields["options"] | ({} if cache is None else {"timing_cache": Path(cache)})
+        )
+        check_supported(options, library, has_gpu=bool(devices()))
+        plan = build_plan(
+            library, Path(fields["onnx"]), options,
+            profile=tuple(fields["profile"]), imgsz_hw=tuple(fields["imgsz_hw"]), report=self._report,
+        )  # fmt: skip
+        try:
+            write_durably(Path(fields["plan"]), plan)
+        except OSError as error:
+            raise InputError(
+                f"cannot write {fields['plan']}: {error.strerror or error}; give another folder with --out"
+            ) from error
+        return library.version
+
+    def _report(self, kind: str, value: Any) -> bool:
+        if kind == "log":
+            severity, text = value
+            sys.stderr.write(f"{time.strftime('%H:%M:%S')} {severity} {text}\n")
+            return severity not in _LOUD or self._say("warning", text)
+        now = time.monotonic()
+        if now - self._last < _SAID_EVERY_S:
+            return True
+        self._last = now
+        return self._say("progress", value[0])
+
+    def _say(self, kind: str, value: Any) -> bool:
+        """Whether somebody still listens."""
+        try:
+            with self._lock:
+                self._said.write(json.dumps((kind, value)) + "\n")
+                self._said.flush()
+        except OSError:
+            return False
+        return True

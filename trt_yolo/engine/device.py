@@ -1,0 +1,107 @@
+"""Which NVIDIA GPUs answer here, asked of the driver alone. Never raises, makes no context.
+
+The driver's library is called by ctypes: what loads an engine must be known before pycuda or TensorRT is there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_LIBRARIES = ("libcuda.so.1", "nvcuda.dll")
+_MAJOR, _MINOR, _INTEGRATED = 75, 76, 18  # CUdevice_attribute of cuda.h
+_NAME_BYTES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """A GPU.
+
+    Attributes:
+        index: As CUDA counts.
+        name: As the driver calls it.
+        compute_capability: Such as 8.9.
+        memory_bytes: Its memory.
+        integrated: Whether it shares the processor's memory, as on a Jetson.
+    """
+
+    index: int
+    name: str
+    compute_capability: str
+    memory_bytes: int
+    integrated: bool
+
+
+def devices() -> list[Device]:
+    """The GPUs that this process may use; none where there is no driver or it refuses."""
+    driver = _driver()
+    count = ctypes.c_int(0)
+    try:
+        if driver is None or driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+            return []
+        return [found for index in range(count.value) if (found := _device(driver, index)) is not None]
+    except (OSError, AttributeError):
+        return []
+
+
+def cuda_version() -> str:
+    """The highest CUDA version that the driver takes, such as 13.0; empty without a driver."""
+    driver, version = _driver(), ctypes.c_int(0)
+    try:
+        if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)):
+            return ""
+    except AttributeError:
+        return ""
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def driver_version() -> str:
+    """The driver's own version, such as 580.65.06; empty where it does not say."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        return ""
+    found = re.search(r"\b\d{3}\.\d+(?:\.\d+)?\b", text)
+    return found[0] if found else ""
+
+
+def platform_name() -> str:
+    """System and processor, such as linux-x86_64: plans do not pass from one to another."""
+    machine = platform.machine().lower()
+    return f"{platform.system().lower()}-{ {'amd64': 'x86_64', 'arm64': 'aarch64'}.get(machine, machine) }"
+
+
+def _driver() -> ctypes.CDLL | None:
+    for name in _LIBRARIES:
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    return None
+
+
+def _device(driver: ctypes.CDLL, index: int) -> Device | None:
+    handle = ctypes.c_int(0)
+    name = ctypes.create_string_buffer(_NAME_BYTES)
+    memory = ctypes.c_size_t(0)
+    if driver.cuDeviceGet(ctypes.byref(handle), index):
+        return None
+    driver.cuDeviceGetName(name, _NAME_BYTES, handle)
+    driver.cuDeviceTotalMem_v2(ctypes.byref(memory), handle)
+    major, minor, integrated = (_attribute(driver, one, handle) for one in (_MAJOR, _MINOR, _INTEGRATED))
+    return Device(
+        index=index,
+        name=name.value.decode(errors="replace"),
+        compute_capability=f"{major}.{minor}",
+        memory_bytes=memory.value,
+        integrated=bool(integrated),
+    )
+
+
+def _attribute(driver: ctypes.CDLL, attribute: int, handle: ctypes.c_int) -> int:
+    value = ctypes.c_int(0)
+    driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, handle)
+    return value.value

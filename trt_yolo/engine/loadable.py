@@ -1,0 +1,170 @@
+"""Whether an engine loads here, before TensorRT is asked; and if not, why, and what to do.
+
+Enters: a path, and what is here. Leaves: an `Engine`, or one line. Nothing is deserialized.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trt_yolo.engine.device import Device, devices, platform_name
+from trt_yolo.engine.library import INSTALL, installed_version
+from trt_yolo.engine.options import EngineOptions, options_from_dict
+from trt_yolo.engine.plan import Family, PlanFile, plan_file
+from trt_yolo.engine.storing import manifest_of
+from trt_yolo.errors import EngineError, InputError
+from trt_yolo.manifest import EngineFacts, Manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Here:
+    """What this machine runs engines with.
+
+    Attributes:
+        versions: Of the TensorRT families that are installed.
+        gpus: The GPUs that answer.
+        platform: System and processor.
+    """
+
+    versions: dict[Family, str]
+    gpus: Sequence[Device]
+    platform: str
+
+
+def this_machine() -> Here:
+    """What is here now."""
+    families: tuple[Family, ...] = ("tensorrt", "tensorrt-rtx")
+    versions = {family: version for family in families if (version := installed_version(family))}
+    return Here(versions=versions, gpus=devices(), platform=platform_name())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """An engine file that was looked at.
+
+    Attributes:
+        plan: The file.
+        manifest: What trt-yolo wrote beside it; None for other tools' engines.
+        why_not: Why it does not load here, and what to do, in one line; empty where it should load.
+    """
+
+    plan: PlanFile
+    manifest: Manifest | None
+    why_not: str
+
+    @property
+    def facts(self) -> EngineFacts | None:
+        """What the manifest says of the plan."""
+        return None if self.manifest is None else self.manifest.engine
+
+
+def engine_at(path: Path, here: Here | None = None) -> Engine:
+    """An engine, and whether it loads.
+
+    Raises:
+        EngineError: It is no engine, is damaged, or is not the one that its manifest describes.
+        UnsupportedModelError: Its manifest is damaged.
+    """
+    plan = plan_file(path)
+    manifest = manifest_of(plan)
+    why_not = _why_not(plan, None if manifest is None else manifest.engine, here or this_machine())
+    return Engine(plan=plan, manifest=manifest, why_not=why_not)
+
+
+def check_loads(path: Path, here: Here | None = None) -> Engine:
+    """An engine that loads here.
+
+    Raises:
+        EngineError: It does not; the line says what it was built with, what is here, and how to build it again.
+    """
+    engine = engine_at(path, here)
+    if engine.why_not:
+        raise EngineError(engine.why_not)
+    return engine
+
+
+def rebuild_command(path: Path, facts: EngineFacts | None) -> str:
+    """What builds an engine for this machine."""
+    onnx = str(path.with_name(facts.onnx)) if facts is not None and facts.onnx else "MODEL.onnx"
+    try:
+        options = EngineOptions() if facts is None else for_this_machine(options_from_dict(facts.options))
+        arguments = options.arguments()
+    except InputError:
+        arguments = []
+    return shlex.join(["trt-yolo", "export", onnx, "--format", "engine", *arguments])
+
+
+def for_this_machine(options: EngineOptions) -> EngineOptions:
+    """The same options, without those that name other machines."""
+    return dataclasses.replace(options, builder="auto", compute_capability=())
+
+
+def _why_not(plan: PlanFile, facts: EngineFacts | None, here: Here) -> str:
+    problem = _builder_problem(plan, facts, here) or _machine_problem(plan, facts, here)
+    if not problem:
+        return ""
+    return f"{plan.path} does not load here: {problem}; build it here: {rebuild_command(plan.path, facts)}"
+
+
+def _builder_problem(plan: PlanFile, facts: EngineFacts | None, here: Here) -> str:
+    if facts is not None and facts.builder != plan.family:
+        return f"its manifest says {facts.builder}, and the plan is of {plan.family}"
+    version = here.versions.get(plan.family)
+    built = f"it was built with {plan.family} {plan.version_text}"
+    if version is None:
+        others = ", ".join(f"{family} {one}" for family, one in here.versions.items()) or "neither TensorRT"
+        return f"{built}, and here is {others} ({INSTALL[plan.family]})"
+    if not _same_version(plan.version, version) and not _compatible(plan, facts, version):
+        return f"{built}, and here is {version}"
+    return ""
+
+
+def _same_version(built: tuple[int, ...], here: str) -> bool:
+    """Whether all numbers that both have are the same: JetPack's module says 10.3.0, its plans 10.3.0.30."""
+    numbers = _numbers(here)
+    return not built or all(one == other for one, other in zip(built, numbers, strict=False))
+
+
+def _compatible(plan: PlanFile, facts: EngineFacts | None, here: str) -> bool:
+    """Whether a plan with a lean runtime was built by an older TensorRT."""
+    return (
+        facts is not None and bool(facts.options.get("version_compatible")) and plan.version <= _numbers(here)
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:4] if part.isdigit())
+
+
+def _machine_problem(plan: PlanFile, facts: EngineFacts | None, here: Here) -> str:
+    if facts is not None and facts.platform != here.platform and plan.family == "tensorrt":
+        return f"it was built for {facts.platform}, and this is {here.platform}"
+    if not here.gpus:
+        return "no NVIDIA GPU answers here (trt-yolo doctor says what is missing)"
+    if facts is None or not facts.compute_capabilities:
+        return ""
+    gpu = here.gpus[0]
+    if any(_runs_on(one, gpu.compute_capability, facts) for one in facts.compute_capabilities):
+        return ""
+    device = f" ({facts.device})" if facts.device else ""
+    return (
+        f"it was built for compute capability {', '.join(facts.compute_capabilities)}{device}, "
+        f"and this is {gpu.compute_capability} ({gpu.name})"
+    )
+
+
+def _runs_on(built: str, here: str, facts: EngineFacts) -> bool:
+    if built.endswith("+"):
+        return _pair(here) >= _pair(built[:-1])
+    if facts.options.get("hardware_compat") == "ampere+":
+        return _pair(here) >= (8, 0)
+    return built == here
+
+
+def _pair(capability: str) -> tuple[int, int]:
+    major, _, minor = capability.partition(".")
+    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)

@@ -1,0 +1,171 @@
+"""An engine and its manifest on disk, two files that change together, whatever happens in between.
+
+A new engine comes in three steps, each of them whole or not at all:
+
+    1. NAME.engine.json.new   the new manifest
+    2. NAME.engine            the new plan takes the old one's place
+    3. NAME.engine.json       the new manifest takes the old one's place
+
+A manifest names its plan's hash. Whoever reads takes, of the manifests that are there, the one that fits the plan: the
+old pair before step 2, the new one after it. Writers take a lock, which the system lifts when its process ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from trt_yolo.engine.plan import PlanFile, manifest_path
+from trt_yolo.errors import EngineError, ExportError, InputError, UnsupportedModelError
+from trt_yolo.manifest import Manifest, manifest_from_json
+
+LOCK_S = 3600.0
+_MOST_MANIFEST = 1 << 24
+
+
+@contextlib.contextmanager
+def locked(engine: Path, *, timeout_s: float = LOCK_S) -> Iterator[None]:
+    """Alone with an engine, among threads and processes; what a killed builder left is cleared away.
+
+    Raises:
+        ExportError: Somebody else has built for an hour.
+        InputError: The folder cannot be written.
+    """
+    lock = FileLock(engine.with_name(f".{engine.name}.lock"), timeout=timeout_s)
+    try:
+        engine.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise ExportError(
+            f"another process has been building {engine} for {timeout_s / 60:.0f} minutes; wait, or end it"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {engine.parent}: {error.strerror or error}; give another folder with --out"
+        ) from error
+    try:
+        for left in engine.parent.glob(f".{engine.name}.*.part"):
+            with contextlib.suppress(OSError):
+                left.unlink()
+        yield
+    finally:
+        lock.release()
+
+
+def part_path(final: Path, *, of: Path) -> Path:
+    """Where a file of an engine grows, by the process that has the engine's lock."""
+    return final.with_name(f".{of.name}.{os.getpid()}{final.suffix}.part")
+
+
+def publish(part: Path, engine: Path, manifest: Manifest) -> None:
+    """The plan that was written to `part` becomes the engine, with its manifest; see the module.
+
+    Raises:
+        InputError: The folder cannot be written; the old engine is there still.
+    """
+    beside = manifest_path(engine)
+    new = beside.with_name(beside.name + ".new")
+    try:
+        write_durably(new, (manifest.to_json() + "\n").encode())
+        _settle(engine.parent)
+        part.replace(engine)
+        new.replace(beside)
+        _settle(engine.parent)
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {engine.parent}: {error.strerror or error}; give another folder with --out"
+        ) from error
+
+
+def manifest_of(plan: PlanFile, *, sha256: str | None = None) -> Manifest | None:
+    """The manifest beside an engine; None where there is none, as with other tools' engines.
+
+    Args:
+        plan: The engine.
+        sha256: The plan's hash, where it is known already.
+
+    Raises:
+        EngineError: The plan is not the one that the manifest describes.
+        UnsupportedModelError: The manifest is damaged.
+    """
+    beside = manifest_path(plan.path)
+    texts = [
+        text for path in (beside, beside.with_name(beside.name + ".new")) if (text := _text(path)) is not None
+    ]
+    if not texts:
+        return None
+    sha256 = sha256 or plan.sha256()
+    problem: Exception | None = None
+    for text in texts:
+        try:
+            manifest = _engine_manifest(text, origin=str(beside))
+        except UnsupportedModelError as error:
+            problem = problem or error
+            continue
+        if manifest.engine is not None and manifest.engine.plan_sha256 == sha256:
+            return manifest
+        problem = EngineError(_not_the_same(plan, manifest))
+    assert problem is not None
+    raise problem
+
+
+def manifest_beside(engine: Path) -> Manifest | None:
+    """The manifest beside an engine, whether it fits the plan or not.
+
+    Raises:
+        UnsupportedModelError: It is damaged.
+    """
+    beside = manifest_path(engine)
+    text = _text(beside)
+    return None if text is None else _engine_manifest(text, origin=str(beside))
+
+
+def _engine_manifest(text: str, *, origin: str) -> Manifest:
+    manifest = manifest_from_json(text, origin=origin)
+    if manifest.engine is None:
+        raise UnsupportedModelError(f"{origin} is no engine's manifest; build the engine again")
+    return manifest
+
+
+def _not_the_same(plan: PlanFile, manifest: Manifest) -> str:
+    assert manifest.engine is not None
+    how = (
+        f"it has {plan.size} bytes, its manifest says {manifest.engine.plan_bytes}"
+        if plan.size != manifest.engine.plan_bytes
+        else "its bytes are not those that its manifest was written for"
+    )
+    return (
+        f"{plan.path} is damaged or was replaced: {how}; copy it again with its manifest, or build it again"
+    )
+
+
+def _text(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MOST_MANIFEST).decode(errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise EngineError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Writes a file that is there even when the power fails after this returns."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _settle(folder: Path) -> None:
+    """Has the folder's entries on disk, where the system can do that."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
