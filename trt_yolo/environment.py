@@ -1,11 +1,10 @@
-"""What this machine has: packages, their versions, the NVIDIA driver. Never raises, imports nothing heavy.
+"""What this machine has: packages and their versions. Never raises, imports nothing heavy.
 
 Packages are looked up by their metadata; only onnxruntime is imported, to ask for its providers.
 """
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import importlib.metadata
 import importlib.util
@@ -43,7 +42,7 @@ FEATURES = (
     Feature(
         "core",
         "everything",
-        ("numpy", "opencv-python", "onnx", "typer", "rich", "pyyaml"),
+        ("numpy", "opencv-python", "onnx", "typer", "rich", "pyyaml", "filelock"),
         "pip install trt-yolo",
     ),
     Feature(
@@ -110,18 +109,6 @@ def probe(package: str) -> Probe:
 def missing(feature: Feature, probes: Mapping[str, Probe]) -> list[str]:
     """The packages that a feature still needs."""
     return [name for name in feature.packages if not probes[name].version]
-
-
-def gpu_driver() -> str:
-    """The highest CUDA version that the NVIDIA driver takes, or that there is no driver."""
-    for library in ("libcuda.so.1", "nvcuda.dll"):
-        try:
-            version = ctypes.c_int(0)
-            if ctypes.CDLL(library).cuDriverGetVersion(ctypes.byref(version)) == 0:
-                return f"for CUDA {version.value // 1000}.{version.value % 1000 // 10}"
-        except (OSError, AttributeError):
-            continue
-    return "none found; models run on the CPU"
 
 
 def warnings(probes: Mapping[str, Probe]) -> list[str]:

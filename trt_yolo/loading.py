@@ -18,10 +18,14 @@ from trt_yolo.runtime.worker import BackendSpec
 
 if TYPE_CHECKING:
     from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
+    from trt_yolo.manifest import Manifest
 
-BackendName = Literal["onnxruntime", "null"]
+    pass
+
+BackendName = Literal["auto", "onnxruntime", "null"]
 
 _ONNXRUNTIME = "trt_yolo.backends.onnxruntime:OnnxRuntimeBackend"
+_TENSORRT = "trt_yolo.backends.tensorrt:TensorRTBackend"
 _NULL = "trt_yolo.backends.null:null_from_manifest"
 
 
@@ -36,13 +40,14 @@ def load(
     max_delay_ms: float = 0.0,
     timeout_s: float = 60.0,
     max_restarts: int = 60,
-    backend: BackendName = "onnxruntime",
+    backend: BackendName = "auto",
+    rebuild: bool = False,
 ) -> Model:
     """A model, ready to be called with images.
 
     Args:
-        model: An `.onnx` that trt-yolo or Ultralytics exported; a `.pt`, or a name such as `yolov8n`, which
-            is exported into the cache once; or None for the demo model.
+        model: An `.engine` or an `.onnx` that trt-yolo or Ultralytics exported; a `.pt`, or a name such as
+            `yolov8n`, which is exported into the cache once; or None for the demo model.
         workers: Worker processes; 0 runs the model in this process.
         threads: CPU threads of one inference; None divides the cores that this process may use among the
             workers.
@@ -53,10 +58,13 @@ def load(
             as soon as its worker has nothing else to do.
         timeout_s: A worker that answers nothing for so long while it has work is replaced, in seconds.
         max_restarts: More replacements than that within a minute close the model, with the last one's cause.
-        backend: `onnxruntime`, or `null` (computes nothing).
+        backend: `auto`: TensorRT for an engine, ONNX Runtime for the rest; `onnxruntime`, or `null` (computes
+            nothing).
+        rebuild: An engine that does not load here is built anew from the ONNX that its manifest names.
 
     Raises:
         InputError: No such file, a file of another kind, or a number outside its range.
+        EngineError: An engine that does not load here; the line says why, and how to build it again.
         MissingDependencyError: The backend's package is not installed.
         BackendError: The backend cannot load the model.
         WorkerError: A worker process cannot start: no memory, no file descriptors.
@@ -76,18 +84,59 @@ def load(
         timeout_s=timeout_s,
         max_restarts=max_restarts,
     )
+    return Model(Pool(_spec(model, backend, rebuild=rebuild), options))
+
+
+def _spec(model: str | Path | None, backend: BackendName, *, rebuild: bool) -> BackendSpec:
+    """How a worker makes the backend; what can be refused is refused now, before one starts."""
     if backend == "null":
-        with load_backend(model, threads=1) as loaded:
-            spec = BackendSpec(factory=_NULL, options={"manifest": loaded.manifest.to_json()})
-    else:
-        options_of_backend = {"model": str(_artifact(model))}
-        spec = BackendSpec(factory=_ONNXRUNTIME, options=options_of_backend, takes_threads=True)
-    return Model(Pool(spec, options))
+        return BackendSpec(factory=_NULL, options={"manifest": _manifest(model).to_json()})
+    if model is not None and is_engine(model):
+        if backend == "onnxruntime":
+            raise InputError(f"{model} is a TensorRT engine, which ONNX Runtime does not run; give the .onnx")
+        return BackendSpec(
+            factory=_TENSORRT, options={"engine": str(loadable_engine(model, rebuild=rebuild))}
+        )
+    return BackendSpec(factory=_ONNXRUNTIME, options={"model": str(_artifact(model))}, takes_threads=True)
+
+
+def is_engine(model: str | Path) -> bool:
+    """Whether that names a TensorRT engine."""
+    return Path(model).suffix.lower() in (".engine", ".plan")
+
+
+def loadable_engine(model: str | Path, *, rebuild: bool) -> Path:
+    """The engine's path; built anew first, if it does not load here and that is allowed.
+
+    Raises:
+        EngineError: It does not load here.
+    """
+    from trt_yolo.engine.rebuilding import loading_engine
+
+    return loading_engine(Path(model), rebuild=rebuild).plan.path
+
+
+def _manifest(model: str | Path | None) -> Manifest:
+    if model is not None and is_engine(model):
+        from trt_yolo.engine.loadable import engine_at
+
+        manifest = engine_at(Path(model)).manifest
+        if manifest is None:
+            raise InputError(
+                f"{model} has no manifest, so that only TensorRT knows its sizes; give the .onnx"
+            )
+        return manifest
+    from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
+
+    with OnnxRuntimeBackend(_artifact(model), threads=1) as loaded:
+        return loaded.manifest
 
 
 def load_backend(model: str | Path | None = None, *, threads: int | None = None) -> OnnxRuntimeBackend:
-    """The backend under `load`: letterboxed frames in, rows out. Arguments and errors are those of `load`."""
+    """ONNX Runtime under `load`: letterboxed frames in, rows out. Arguments and errors are those of `load`."""
     _check_counts(threads=threads)
+    if model is not None and is_engine(model):
+        raise InputError(f"{model} is a TensorRT engine, and this measures ONNX Runtime; give the .onnx")
     path = _artifact(model)
     from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
 
@@ -132,10 +181,6 @@ def _artifact(model: str | Path | None) -> Path:
     suffix = Path(model).suffix.lower() if model is not None else ".pt"
     if model is not None and suffix == ".onnx":
         return Path(model)
-    if suffix in (".engine", ".plan"):
-        raise InputError(
-            f"{model} is a TensorRT engine, which this version cannot run yet; give the .onnx it was built from"
-        )
     from trt_yolo.export.exporting import export_to_cache
     from trt_yolo.export.weights import find_weights
 

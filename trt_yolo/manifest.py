@@ -52,7 +52,7 @@ class EngineFacts:
     Attributes:
         builder: `tensorrt` or `tensorrt-rtx`.
         builder_version: Its version, such as 10.13.0.35.
-        platform: System and processor, such as linux-x86_64.
+        platform: System and processor, such as linux-x86_64; empty where nobody knows.
         cuda: The CUDA version of the driver that it was built with; empty where there was none.
         compute_capabilities: Of the GPUs that it was built for, such as 8.9; `8.0+` means that and every later one;
             none where nobody knows.
@@ -149,7 +149,7 @@ def manifest_from_json(text: str, *, origin: str) -> Manifest:
         if fields.get("engine") is not None:
             fields["engine"] = _engine_facts(fields["engine"])
         return Manifest(**fields)
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
         raise UnsupportedModelError(
             f"{origin} has a damaged manifest ({error}); export the model again"
         ) from error

@@ -167,7 +167,7 @@ def test_a_spoilt_data_set(
     [
         (["gone.onnx"], ["no such file: gone.onnx", "give"]),
         (["gone.pt"], ["no such file: gone.pt", "give"]),
-        (["model.engine"], ["model.engine is a TensorRT engine", "cannot run yet", ".onnx"]),
+        (["model.engine"], ["model.engine is a TensorRT engine", "cannot look behind", ".onnx"]),
         (["model.plan"], ["model.plan is a TensorRT engine"]),
         (["data.yaml"], ["data.yaml is no .pt or .onnx file", "give"]),
         (["images"], ["images is no .pt or .onnx file"]),

@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from trt_yolo.backends.onnxruntime import images_for_head, open_session
+from trt_yolo.backends.base import images_for_head
+from trt_yolo.backends.onnxruntime import open_session
 from trt_yolo.demo.scenes import scene
 from trt_yolo.export.from_ultralytics import onnx_from_ultralytics
 from trt_yolo.export.graph import DEFAULT_OPSET

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from tests.precision import graphs
-from trt_yolo.backends.onnxruntime import images_for_head, open_session
+from trt_yolo.backends.base import images_for_head
+from trt_yolo.backends.onnxruntime import open_session
 from trt_yolo.errors import ExportError
 from trt_yolo.export.graph import FLOAT, value_info
 from trt_yolo.precision.calibration import (

@@ -8,7 +8,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from tests.precision import graphs
-from trt_yolo.backends.onnxruntime import images_for_head
+from trt_yolo.backends.base import images_for_head
 from trt_yolo.export.graph import FLOAT, FLOAT16, value_info
 from trt_yolo.precision.fp16_from_float import fp16_from_float
 from trt_yolo.precision.int8_from_float import int8_from_float

@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from tests.precision import graphs
-from trt_yolo.backends.onnxruntime import images_for_head
+from trt_yolo.backends.base import images_for_head
 from trt_yolo.precision.calibration import Calibration, calibration_of
 from trt_yolo.precision.fp16_from_float import fp16_from_float
 from trt_yolo.precision.int8_for_cpu import cpu_network

@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from tests.precision import graphs
-from trt_yolo.backends.onnxruntime import images_for_head
+from trt_yolo.backends.base import images_for_head
 from trt_yolo.errors import ExportError
 from trt_yolo.precision import observing
 from trt_yolo.precision.network import Network

@@ -10,6 +10,7 @@ import abc
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -129,6 +130,11 @@ class Backend(abc.ABC):
 def _finished(rows: Rows, iou: float) -> Rows:
     """The rows after greedy NMS, as many, the unused ones 0."""
     return pad_rows(greedy_nms(rows[rows[:, 4] > 0], iou=iou), len(rows))
+
+
+def images_for_head(frames_bgr: Frames) -> npt.NDArray[np.float32]:
+    """(N, 3, H, W) float32 RGB of 0 to 1, what a head graph takes, of (N, H, W, 3) uint8 BGR frames."""
+    return np.asarray(cv2.dnn.blobFromImages(list(frames_bgr), 1 / 255, swapRB=True), np.float32)
 
 
 def output_from_head(

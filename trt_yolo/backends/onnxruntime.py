@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from trt_yolo.backends.base import Backend, Frames, Output, Rows, output_from_head
+from trt_yolo.backends.base import Backend, Frames, Output, Rows, images_for_head, output_from_head
 from trt_yolo.cores import available_cores
 from trt_yolo.errors import BackendError, InputError, MissingDependencyError, UnsupportedModelError
 from trt_yolo.manifest import METADATA_KEY, Manifest, manifest_from_json, manifest_from_ultralytics
@@ -100,11 +99,6 @@ class OnnxRuntimeBackend(Backend):
             raise BackendError(
                 f"ONNX Runtime failed while running {self._origin}: {_first_line(error)}; export it again"
             ) from error
-
-
-def images_for_head(frames_bgr: Frames) -> npt.NDArray[np.float32]:
-    """(N, 3, H, W) float32 RGB of 0 to 1, what a head graph takes, of (N, H, W, 3) uint8 BGR frames."""
-    return np.asarray(cv2.dnn.blobFromImages(list(frames_bgr), 1 / 255, swapRB=True), np.float32)
 
 
 def open_session(model: Path | bytes, *, threads: int) -> Any:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from trt_yolo.precision.report import PrecisionReport
 
 _CHECK_IMAGES = 16
+_ENGINE = "Engine (TensorRT)"
 
 # typer reads these annotations at run time, on Python 3.10 too: Optional, not `| None`
 
@@ -40,7 +41,10 @@ def export(
         Optional[int],  # noqa: UP045
         typer.Option(help="Candidates that NMS sees, and rows of the result.", show_default="512, or fewer"),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the artifacts.")] = Path("engines"),
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder for the artifacts.", show_default="engines; of an exported .onnx its own"),
+    ] = None,
     exporter: Annotated[
         str, typer.Option(help="auto, native (no torch) or ultralytics (every architecture).")
     ] = "auto",
@@ -69,15 +73,91 @@ def export(
         bool, typer.Option("--trust", help="Let Ultralytics run the code in this checkpoint's pickle.")
     ] = False,
     json_line: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show what Ultralytics prints.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show what Ultralytics prints; TensorRT's log has everything.")
+    ] = False,
+    format_name: Annotated[
+        str, typer.Option("--format", help="onnx, or engine: both.", rich_help_panel=_ENGINE)
+    ] = "onnx",
+    builder: Annotated[
+        str, typer.Option(help="auto, tensorrt (needs the GPU) or tensorrt-rtx.", rich_help_panel=_ENGINE)
+    ] = "auto",
+    workspace: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Device memory for kernels: 2G, 512M.", show_default="all", rich_help_panel=_ENGINE
+        ),
+    ] = None,
+    opt_level: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            help="0 (builds fast) to 5 (fastest engine).", show_default="3", rich_help_panel=_ENGINE
+        ),
+    ] = None,
+    hardware_compat: Annotated[
+        str, typer.Option(help="none, ampere+ or same-cc: GPUs beside this one.", rich_help_panel=_ENGINE)
+    ] = "none",
+    version_compatible: Annotated[
+        bool,
+        typer.Option("--version-compatible", help="Later versions load it.", rich_help_panel=_ENGINE),
+    ] = False,
+    compute_capability: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="tensorrt-rtx: GPUs to build for: 8.6,8.9.", show_default="8.0+", rich_help_panel=_ENGINE
+        ),
+    ] = None,
+    strip_weights: Annotated[
+        bool,
+        typer.Option(
+            "--strip-weights", help="No weights inside: taken from the ONNX at load.", rich_help_panel=_ENGINE
+        ),
+    ] = False,
+    sparse: Annotated[
+        bool, typer.Option("--sparse", help="Use 2:4 sparsity of the weights.", rich_help_panel=_ENGINE)
+    ] = False,
+    dla: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Run on this DLA core (Orin).", show_default="the GPU", rich_help_panel=_ENGINE),
+    ] = None,
+    timing_cache: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="File that keeps what kernels took.",
+            show_default="beside the engine",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
+    profile: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Smallest, best, largest batch: 1,4,16.", show_default="the graph's", rich_help_panel=_ENGINE
+        ),
+    ] = None,
+    strip_header: Annotated[
+        bool,
+        typer.Option(
+            "--strip-header", help="Make Ultralytics' .engine a plain plan.", rich_help_panel=_ENGINE
+        ),
+    ] = False,
 ) -> None:
-    """Export a YOLOv8 checkpoint to a deploy graph: uint8 frames in, detections out."""
+    """Export a YOLOv8 checkpoint to a deploy graph, uint8 frames in, detections out; and to an engine of it."""
+    from trt_yolo.cli.engine_options import engine_options
     from trt_yolo.cli.render import print_json, progress_bar
+    from trt_yolo.export.engine_from_model import DEFAULT_OUT, engine_from_model
     from trt_yolo.export.exporting import Exporter, ExportOptions, export_model
     from trt_yolo.precision.calibration import Target
     from trt_yolo.precision.making import MethodChoice, PrecisionOptions
     from trt_yolo.shapes import parse_batch, parse_imgsz
 
+    if strip_header or Path(model or "").suffix.lower() in (".engine", ".plan"):
+        _strip(model, out, strip_header=strip_header)
+        return
+    engine = engine_options(
+        format_name, builder=builder, workspace=workspace, opt_level=opt_level, hardware_compat=hardware_compat,
+        version_compatible=version_compatible, compute_capability=compute_capability, strip_weights=strip_weights,
+        sparse=sparse, dla=dla, timing_cache=timing_cache, profile=profile, verbose=verbose,
+    )  # fmt: skip
     options = ExportOptions(
         imgsz_hw=None if imgsz is None else parse_imgsz(imgsz),
         batch=None if batch is None else parse_batch(batch),
@@ -97,10 +177,26 @@ def export(
     )
     source = _checkpoint(model)
     with progress_bar() as bar:
-        report = export_model(source, out=out, options=options, progress=_Stages(bar))
+        if engine is None:
+            report = export_model(source, out=out or DEFAULT_OUT, options=options, progress=_Stages(bar))
+        else:
+            report = engine_from_model(source, out=out, options=options, engine=engine, progress=_Stages(bar))
     _show(report)
     if json_line:
         print_json(report.to_dict())
+
+
+def _strip(model: str | None, out: Path | None, *, strip_header: bool) -> None:
+    from trt_yolo.engine.stripping import plain_from_ultralytics
+    from trt_yolo.errors import InputError
+
+    if model is None or not strip_header:
+        raise InputError(
+            "--strip-header takes an .engine that Ultralytics exported; give its path"
+            if model is None
+            else f"{model} is an engine already; give a .pt or an .onnx, or --strip-header for a plain plan"
+        )
+    typer.echo(f"wrote {plain_from_ultralytics(Path(model), out=out)}")
 
 
 class _Stages:
@@ -175,10 +271,38 @@ def _show(report: ExportReport) -> None:
         )
     if report.accuracy is not None:
         rows += _accuracy_rows(report.accuracy)
+    if manifest.engine is not None:
+        rows += _engine_rows(report)
     rows += [["wrote", f"{one.path} ({one.bytes / 1e6:.1f} MB)"] for one in report.artifacts]
     print_table("export", ["what", "is"], rows)
     if report.accuracy is not None and report.accuracy.kept:
         _show_kept(report.accuracy)
+
+
+def _engine_rows(report: ExportReport) -> list[list[str]]:
+    facts = report.manifest.engine
+    assert facts is not None
+    assert report.engine is not None
+    checked = report.engine.self_test
+    rows = [
+        [
+            "engine",
+            f"{facts.builder} {facts.builder_version}, for compute capability "
+            f"{', '.join(facts.compute_capabilities)}" + (f" ({facts.device})" if facts.device else ""),
+        ],
+        ["batch", "smallest {}, best {}, largest {}".format(*facts.profile)],
+    ]
+    if checked is None:
+        rows.append(["self-test", "not run: nothing here runs this engine"])
+    else:
+        rows.append(
+            [
+                "self-test",
+                f"{checked.detections} detections, {checked.unmatched} without a partner, scores within "
+                f"{checked.worst_score:.2g} of ONNX Runtime; batches {', '.join(map(str, checked.batches))}",
+            ]
+        )
+    return rows
 
 
 def _accuracy_rows(accuracy: PrecisionReport) -> list[list[str]]:

@@ -13,6 +13,7 @@ import typer
 from trt_yolo.cli.bench import bench
 from trt_yolo.cli.doctor import doctor
 from trt_yolo.cli.export import export
+from trt_yolo.cli.inspect import inspect
 from trt_yolo.cli.predict import predict
 from trt_yolo.cli.val import val
 from trt_yolo.errors import TrtYoloError
@@ -20,12 +21,12 @@ from trt_yolo.version import __version__
 
 app = typer.Typer(
     name="trt-yolo",
-    help="Deploy YOLOv8: export to ONNX, run, measure.",
+    help="Deploy YOLOv8: export to ONNX and TensorRT, run, measure.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (export, predict, val, bench, doctor):
+for command in (export, inspect, predict, val, bench, doctor):
     app.command()(command)
 
 _USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # typer ships its own copy of click's since 0.26

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="An exported .onnx; a .pt or a name is exported first.")],
+    model: Annotated[
+        str, typer.Argument(help="An .engine or exported .onnx; a .pt or a name is exported first.")
+    ],
     sources: Annotated[list[str], typer.Argument(help="Images, folders, glob patterns.")],
     conf: Annotated[float, typer.Option(help="Confidence must be above it.")] = 0.25,
     iou: Annotated[float, typer.Option(help="NMS drops boxes that overlap a better one by more.")] = 0.7,
@@ -39,6 +41,9 @@ def predict(
         Optional[int],  # noqa: UP045
         typer.Option(help="CPU threads of one inference.", show_default="the cores, divided"),
     ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Build an engine anew that does not load here.")
+    ] = False,
     json_line: Annotated[
         bool, typer.Option("--json", help="One JSON object an image, each on its line.")
     ] = False,
@@ -53,7 +58,7 @@ def predict(
     failed = 0
     rows: list[list[str]] = []
     with (
-        load(model, workers=workers, threads=threads) as loaded,
+        load(model, workers=workers, threads=threads, rebuild=rebuild) as loaded,
         _table_at_last(rows),
         progress_bar() as bar,
         WriterPool[Path]() as writers,

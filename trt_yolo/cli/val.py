@@ -77,7 +77,8 @@ def _path(model: str) -> Path:
     suffix = Path(model).suffix.lower()
     if suffix in (".engine", ".plan"):
         raise InputError(
-            f"{model} is a TensorRT engine, which this version cannot run yet; give the .onnx it was built from"
+            f"{model} is a TensorRT engine, whose NMS val cannot look behind; give the .onnx it was built from, "
+            "or see its accuracy with trt-yolo inspect"
         )
     path = find_weights(model)
     if path.suffix.lower() not in (".pt", ".onnx"):

@@ -9,6 +9,7 @@ step. Knows nothing of manifests and of what the plan is called in the end.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -71,7 +72,8 @@ class BuildRequest:
                 "family": self.family,
                 "onnx": str(self.onnx),
                 "plan": str(self.plan),
-                "options": self.options.to_dict() | {"verbose": self.options.verbose},
+                "options": self.options.to_dict(),
+                "verbose": self.options.verbose,
                 "timing_cache": None if cache is None else str(cache),
                 "profile": self.profile,
                 "imgsz_hw": self.imgsz_hw,
@@ -100,7 +102,13 @@ def run_build(request: BuildRequest, progress: Progress | None = None) -> Built:
         ExportError: The build failed, or its process ended without a word.
         MissingDependencyError: TensorRT does not import.
     """
-    with request.log.open("wb") as log:
+    try:
+        log = request.log.open("wb")
+    except OSError as error:
+        raise InputError(
+            f"cannot write {request.log}: {error.strerror or error}; give another folder with --out"
+        ) from error
+    with log:
         child = subprocess.Popen(
             [sys.executable, "-c", _CHILD.format(path=sys.path)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
@@ -125,8 +133,11 @@ def _watched(child: subprocess.Popen[str], request: BuildRequest, progress: Prog
             warnings.setdefault(str(value))
         elif kind == "error":
             name, text = value
-            raise _ERRORS.get(name, ExportError)(f"{text}; TensorRT's log: {request.failed_log}")
+            log = f"; TensorRT's log: {request.failed_log}" if request.log.stat().st_size else ""
+            raise _ERRORS.get(name, ExportError)(f"{text}{log}")
         elif kind == "built":
+            if progress is not None:
+                progress("building the engine", STEPS, STEPS)
             return Built(version=str(value), warnings=list(warnings))
     raise ExportError(
         f"{_how_it_ended(child.wait())} while it built {request.onnx}; its log: {request.failed_log}"
@@ -182,8 +193,10 @@ class _Child:
     def _build(self, fields: dict[str, Any]) -> str:
         library = Library(fields["family"])
         cache = fields["timing_cache"]
-        options = options_from_dict(
-            fields["options"] | ({} if cache is None else {"timing_cache": Path(cache)})
+        options = dataclasses.replace(
+            options_from_dict(fields["options"]),
+            verbose=fields["verbose"],
+            timing_cache=None if cache is None else Path(cache),
         )
         check_supported(options, library, has_gpu=bool(devices()))
         plan = build_plan(

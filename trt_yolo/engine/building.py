@@ -70,7 +70,8 @@ def build_plan(
     cache = _timing_cache(config, options, report)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise ExportError(f"{library.family} {library.version} does not build {onnx}: {_said(errors)}")
+        hint = "; for Turing it takes head graphs alone: add --head" if "Turing" in " ".join(errors) else ""
+        raise ExportError(f"{library.family} {library.version} does not build {onnx}: {_said(errors)}{hint}")
     if cache is not None:
         _keep_timing_cache(config, cache, report)
     return bytes(plan)

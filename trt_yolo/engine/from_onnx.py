@@ -22,8 +22,9 @@ from trt_yolo.engine.build_process import BuildRequest, Built, Progress, run_bui
 from trt_yolo.engine.device import Device, cuda_version, devices, platform_name
 from trt_yolo.engine.library import chosen_family, installed_version
 from trt_yolo.engine.options import EngineOptions, check_profile
-from trt_yolo.engine.plan import Family, failed_log_path, log_path, plan_file
-from trt_yolo.engine.storing import locked, manifest_of, part_path, publish
+from trt_yolo.engine.plan import Family, failed_log_path, log_path, manifest_path, plan_file
+from trt_yolo.engine.self_test import SelfTest, check_engine
+from trt_yolo.engine.storing import locked, manifest_of, part_path, publish, write_durably
 from trt_yolo.errors import ExportError, InputError, TrtYoloError
 from trt_yolo.export.graph import dimensions
 from trt_yolo.export.writing import check_writable, file_sha256, write_together
@@ -51,12 +52,14 @@ class EngineReport:
         manifest: What it is.
         log: TensorRT's log.
         warnings: What TensorRT warned of.
+        self_test: What the engine was put to on the GPU; None where nothing here runs it, or nobody asked.
     """
 
     path: Path
     manifest: Manifest
     log: Path
     warnings: list[str]
+    self_test: SelfTest | None = None
 
 
 def engine_from_onnx(
@@ -66,6 +69,7 @@ def engine_from_onnx(
     engine: Path | None = None,
     unless: Callable[[], bool] | None = None,
     options: EngineOptions | None = None,
+    check: bool = True,
     progress: Progress | None = None,
 ) -> EngineReport:
     """Builds the engine of an ONNX file.
@@ -77,6 +81,7 @@ def engine_from_onnx(
         engine: The engine's own path, in the ONNX's folder; None names it after the ONNX.
         unless: Asked when nobody else builds this engine any more; if it says yes, nothing is built.
         options: What to ask of the builder.
+        check: Whether to run the self-test, where a GPU can run the engine, before it takes its place.
         progress: Told how far it is.
 
     Raises:
@@ -107,15 +112,16 @@ def engine_from_onnx(
             log=part_path(log_path(engine), of=engine), failed_log=failed_log_path(engine),
             options=options, profile=profile, imgsz_hw=manifest.imgsz_hw,
         )  # fmt: skip
-        with _logged(request):
+        with _logged(request, log_path(engine)):
             built = run_build(request, progress)
             manifest = _described(manifest, request, built, gpus)
+            checked = _self_test(request, manifest) if check else None
             publish(request.plan, engine, manifest)
-        request.log.replace(log_path(engine))
-        request.failed_log.unlink(missing_ok=True)
     for line in built.warnings:
         _log.warning("%s: %s", family, line)
-    return EngineReport(path=engine, manifest=manifest, log=log_path(engine), warnings=built.warnings)
+    return EngineReport(
+        path=engine, manifest=manifest, log=log_path(engine), warnings=built.warnings, self_test=checked
+    )
 
 
 def manifest_of_onnx(path: Path) -> Manifest:
@@ -183,22 +189,28 @@ def _default_cache(out: Path, gpu: Device) -> Path:
     return out / f"timing-{name}.cache"
 
 
+def _self_test(request: BuildRequest, manifest: Manifest) -> SelfTest | None:
+    """On the new plan where it grew: the engine that it is to replace is there until it has passed."""
+    write_durably(manifest_path(request.plan), manifest.to_json().encode())
+    return check_engine(request.plan, request.onnx)
+
+
 @contextlib.contextmanager
-def _logged(request: BuildRequest) -> Iterator[None]:
-    """A build that fails leaves its log; one that is interrupted leaves nothing."""
+def _logged(request: BuildRequest, log: Path) -> Iterator[None]:
+    """A build that succeeds or fails leaves its log; one that is interrupted leaves nothing."""
     try:
         yield
+        request.log.replace(log)
+        request.failed_log.unlink(missing_ok=True)
     except TrtYoloError:
         with contextlib.suppress(OSError):
-            request.log.replace(request.failed_log)
-        raise
-    except KeyboardInterrupt:
-        with contextlib.suppress(OSError):
-            request.log.unlink(missing_ok=True)
+            if request.log.stat().st_size:
+                request.log.replace(request.failed_log)
         raise
     finally:
-        with contextlib.suppress(OSError):
-            request.plan.unlink(missing_ok=True)
+        for path in (request.plan, manifest_path(request.plan), request.log):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def _described(manifest: Manifest, request: BuildRequest, built: Built, gpus: list[Device]) -> Manifest:

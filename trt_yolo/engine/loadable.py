@@ -49,12 +49,22 @@ class Engine:
     Attributes:
         plan: The file.
         manifest: What trt-yolo wrote beside it; None for other tools' engines.
-        why_not: Why it does not load here, and what to do, in one line; empty where it should load.
+        problem: Why it does not load here; empty where it should load.
     """
 
     plan: PlanFile
     manifest: Manifest | None
-    why_not: str
+    problem: str
+
+    @property
+    def why_not(self) -> str:
+        """The problem in one line, with the file's name and what to do; empty where there is none."""
+        if not self.problem:
+            return ""
+        return (
+            f"{self.plan.path} does not load here: {self.problem}; "
+            f"for this machine: {rebuild_command(self.plan.path, self.facts)}"
+        )
 
     @property
     def facts(self) -> EngineFacts | None:
@@ -71,8 +81,8 @@ def engine_at(path: Path, here: Here | None = None) -> Engine:
     """
     plan = plan_file(path)
     manifest = manifest_of(plan)
-    why_not = _why_not(plan, None if manifest is None else manifest.engine, here or this_machine())
-    return Engine(plan=plan, manifest=manifest, why_not=why_not)
+    problem = _problem(plan, None if manifest is None else manifest.engine, here or this_machine())
+    return Engine(plan=plan, manifest=manifest, problem=problem)
 
 
 def check_loads(path: Path, here: Here | None = None) -> Engine:
@@ -103,11 +113,8 @@ def for_this_machine(options: EngineOptions) -> EngineOptions:
     return dataclasses.replace(options, builder="auto", compute_capability=())
 
 
-def _why_not(plan: PlanFile, facts: EngineFacts | None, here: Here) -> str:
-    problem = _builder_problem(plan, facts, here) or _machine_problem(plan, facts, here)
-    if not problem:
-        return ""
-    return f"{plan.path} does not load here: {problem}; build it here: {rebuild_command(plan.path, facts)}"
+def _problem(plan: PlanFile, facts: EngineFacts | None, here: Here) -> str:
+    return _builder_problem(plan, facts, here) or _machine_problem(plan, facts, here)
 
 
 def _builder_problem(plan: PlanFile, facts: EngineFacts | None, here: Here) -> str:
@@ -141,10 +148,11 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _machine_problem(plan: PlanFile, facts: EngineFacts | None, here: Here) -> str:
-    if facts is not None and facts.platform != here.platform and plan.family == "tensorrt":
+    if facts is not None and facts.platform not in ("", here.platform) and plan.family == "tensorrt":
         return f"it was built for {facts.platform}, and this is {here.platform}"
     if not here.gpus:
-        return "no NVIDIA GPU answers here (trt-yolo doctor says what is missing)"
+        on_cpu = f"; {facts.onnx} runs on the CPU" if facts is not None and facts.onnx else ""
+        return f"no NVIDIA GPU answers here (trt-yolo doctor says what is missing{on_cpu})"
     if facts is None or not facts.compute_capabilities:
         return ""
     gpu = here.gpus[0]

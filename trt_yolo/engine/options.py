@@ -22,6 +22,19 @@ if TYPE_CHECKING:
 HardwareCompat = Literal["none", "ampere+", "same-cc"]
 
 MAX_OPT_LEVEL = 5
+MAX_WORKSPACE = 1 << 40
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "builder": str,
+    "workspace_bytes": int,
+    "opt_level": int,
+    "hardware_compat": str,
+    "version_compatible": bool,
+    "compute_capability": (list, tuple),
+    "strip_weights": bool,
+    "sparse": bool,
+    "dla": int,
+    "profile": (list, tuple),
+}
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
@@ -68,8 +81,8 @@ class EngineOptions:
             )
         if self.dla is not None and self.dla < 0:
             raise InputError(f"--dla {self.dla} is not possible; give the number of a DLA core, from 0")
-        if self.workspace_bytes is not None and self.workspace_bytes < 1 << 20:
-            raise InputError(f"--workspace is {self.workspace_bytes} bytes; give at least 1M, such as 2G")
+        if self.workspace_bytes is not None and not 1 << 20 <= self.workspace_bytes <= MAX_WORKSPACE:
+            raise InputError(f"--workspace is {self.workspace_bytes} bytes; give 1M to 1024G, such as 2G")
 
     def to_dict(self) -> dict[str, Any]:
         """What a rebuild needs, as JSON has it: what is not its default, but for files and talk."""
@@ -93,19 +106,22 @@ class EngineOptions:
 
 
 def options_from_dict(fields: Mapping[str, Any]) -> EngineOptions:
-    """What `EngineOptions.to_dict` wrote.
+    """What `EngineOptions.to_dict` wrote. Whatever else a file says, a path above all, is refused.
 
     Raises:
         InputError: It did not write that.
     """
     values = dict(fields)
     try:
+        for name, value in values.items():
+            if not isinstance(value, _KINDS[name]) or (isinstance(value, bool) and _KINDS[name] is not bool):
+                raise TypeError(f"{name} is {value!r}")
         if "compute_capability" in values:
             values["compute_capability"] = parse_compute_capability(",".join(values["compute_capability"]))
         if "profile" in values:
             values["profile"] = parse_profile(",".join(map(str, values["profile"])))
         return EngineOptions(**values)
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"the manifest's options of the builder make no sense ({error})") from error
 
 
@@ -115,7 +131,7 @@ def parse_bytes(text: str) -> int:
     Raises:
         InputError: It is no size.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?", text.strip().lower())
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*([kmg]?)(?:i?b)?", text.strip().lower())
     if found is None:
         raise InputError(f"--workspace {text!r} is no size; give one such as 2G or 512M")
     return int(float(found[1]) * _UNITS[found[2]])

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -19,7 +20,7 @@ Family = Literal["tensorrt", "tensorrt-rtx"]
 
 # trtexec of TensorRT 10 (samples/common/sampleEngines.cpp, printPlanVersion): the tag, then four zero bytes, and
 # the version in bytes 24 to 27. TensorRT for RTX writes the same with a tag of its own.
-_TAGS: dict[bytes, Family] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
+TAGS: dict[bytes, Family] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
 _VERSION_AT = 24
 _HEADER_BYTES = 28
 _MOST_METADATA = 1 << 24  # Ultralytics' metadata has a few kilobytes
@@ -52,14 +53,7 @@ class PlanFile:
         return ".".join(map(str, self.version)) or "?"
 
     def chunks(self) -> Iterator[bytes]:
-        """The plan, a megabyte at a time."""
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            while chunk := file.read(_CHUNK):
-                yield chunk
-
-    def read(self) -> bytes:
-        """The plan.
+        """The plan, a megabyte at a time.
 
         Raises:
             EngineError: The file cannot be read any more.
@@ -67,9 +61,14 @@ class PlanFile:
         try:
             with self.path.open("rb") as file:
                 file.seek(self.offset)
-                return file.read()
+                while chunk := file.read(_CHUNK):
+                    yield chunk
         except OSError as error:
             raise EngineError(f"{self.path} cannot be read: {error.strerror or error}") from error
+
+    def read(self) -> bytes:
+        """The plan."""
+        return b"".join(self.chunks())
 
     def sha256(self) -> str:
         """Hash of the plan, in hexadecimal."""
@@ -86,9 +85,11 @@ def plan_file(path: Path) -> PlanFile:
         EngineError: It is no engine, or is cut short.
     """
     try:
-        if path.is_dir():
-            raise EngineError(f"{path} is a folder; give an .engine file")
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            what = "a folder" if stat.S_ISDIR(status.st_mode) else "no file that can be read again"
+            raise EngineError(f"{path} is {what}; give an .engine file")
+        size = status.st_size
         with path.open("rb") as file:
             return _from_file(path, file, size)
     except FileNotFoundError as error:
@@ -100,11 +101,11 @@ def plan_file(path: Path) -> PlanFile:
 def _from_file(path: Path, file: BinaryIO, size: int) -> PlanFile:
     header = file.read(_HEADER_BYTES)
     offset, metadata = 0, dict[str, Any]()
-    if len(header) == _HEADER_BYTES and header[:4] not in _TAGS and header[4:5] == b"{":
+    if len(header) == _HEADER_BYTES and header[:4] not in TAGS and header[4:5] == b"{":
         offset, metadata = _ultralytics_header(path, file, size)
         file.seek(offset)
         header = file.read(_HEADER_BYTES)
-    family = _TAGS.get(header[:4])
+    family = TAGS.get(header[:4])
     if family is None:
         raise EngineError(f"{path} is no TensorRT engine: {_what_it_is(header, size)}")
     if len(header) < _HEADER_BYTES:
@@ -132,6 +133,17 @@ def _ultralytics_header(path: Path, file: BinaryIO, size: int) -> tuple[int, dic
     if not isinstance(metadata, dict):
         raise EngineError(f"{path} is damaged: its header holds no entries; copy or build it again")
     return 4 + length, {str(key): value for key, value in metadata.items()}
+
+
+def ultralytics_metadata(entries: Mapping[str, Any]) -> dict[str, str]:
+    """The header's entries as Ultralytics writes them into an ONNX: Python literals."""
+    found = {name: str(value) for name, value in entries.items()}
+    names = entries.get("names")
+    if isinstance(names, dict) and all(
+        key.isdecimal() for key in names
+    ):  # JSON has made texts of the class ids
+        found["names"] = str({int(key): str(name) for key, name in names.items()})
+    return found
 
 
 def _what_it_is(header: bytes, size: int) -> str:

@@ -56,7 +56,7 @@ def _rebuild(path: Path, problem: str, here: Here, progress: Progress | None) ->
         raise EngineError(f"{problem} (it cannot be rebuilt: {onnx} is not there)")
     if file_sha256(onnx) != facts.onnx_sha256:
         raise EngineError(f"{problem} (it cannot be rebuilt: {onnx} is not the graph that it was built from)")
-    _log.warning("%s; building it anew", problem.partition("; build it here")[0])
+    _log.warning("%s; building it anew", problem.partition("; for this machine")[0])
     options = for_this_machine(options_from_dict(facts.options))
     engine_from_onnx(onnx, engine=path, options=options, progress=progress, unless=lambda: _loads(path, here))
 

@@ -14,16 +14,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from trt_yolo.engine.plan import PlanFile, manifest_path
+from trt_yolo.engine.plan import PlanFile, manifest_path, plan_file
 from trt_yolo.errors import EngineError, ExportError, InputError, UnsupportedModelError
 from trt_yolo.manifest import Manifest, manifest_from_json
 
 LOCK_S = 3600.0
+_ATTEMPTS = 3
+_PAUSE_S = 0.02
 _MOST_MANIFEST = 1 << 24
 
 
@@ -48,12 +52,38 @@ def locked(engine: Path, *, timeout_s: float = LOCK_S) -> Iterator[None]:
             f"cannot write to {engine.parent}: {error.strerror or error}; give another folder with --out"
         ) from error
     try:
-        for left in engine.parent.glob(f".{engine.name}.*.part"):
-            with contextlib.suppress(OSError):
-                left.unlink()
+        _clear(engine)
         yield
     finally:
         lock.release()
+
+
+def _clear(engine: Path) -> None:
+    """Takes away what a killed builder left, and ends what it had begun; see the module."""
+    part = re.compile(rf"\.{re.escape(engine.name)}\.\d+(\.\w+)?\.part(\.json)?")
+    with contextlib.suppress(OSError):
+        for name in os.listdir(engine.parent):
+            if part.fullmatch(name):
+                engine.with_name(name).unlink(missing_ok=True)
+        new = _new(engine)
+        if new.exists() and _describes(new, engine):
+            new.replace(manifest_path(engine))
+        else:
+            new.unlink(missing_ok=True)
+
+
+def _describes(manifest: Path, engine: Path) -> bool:
+    try:
+        facts = _engine_manifest(_text(manifest) or "", origin=str(manifest)).engine
+        return facts is not None and facts.plan_sha256 == plan_file(engine).sha256()
+    except (EngineError, UnsupportedModelError):
+        return False
+
+
+def _new(engine: Path) -> Path:
+    """Where a manifest waits for its plan."""
+    beside = manifest_path(engine)
+    return beside.with_name(beside.name + ".new")
 
 
 def part_path(final: Path, *, of: Path) -> Path:
@@ -67,13 +97,12 @@ def publish(part: Path, engine: Path, manifest: Manifest) -> None:
     Raises:
         InputError: The folder cannot be written; the old engine is there still.
     """
-    beside = manifest_path(engine)
-    new = beside.with_name(beside.name + ".new")
+    new = _new(engine)
     try:
         write_durably(new, (manifest.to_json() + "\n").encode())
         _settle(engine.parent)
         part.replace(engine)
-        new.replace(beside)
+        new.replace(manifest_path(engine))
         _settle(engine.parent)
     except OSError as error:
         raise InputError(
@@ -81,47 +110,56 @@ def publish(part: Path, engine: Path, manifest: Manifest) -> None:
         ) from error
 
 
-def manifest_of(plan: PlanFile, *, sha256: str | None = None) -> Manifest | None:
+def manifest_of(plan: PlanFile) -> Manifest | None:
     """The manifest beside an engine; None where there is none, as with other tools' engines.
-
-    Args:
-        plan: The engine.
-        sha256: The plan's hash, where it is known already.
 
     Raises:
         EngineError: The plan is not the one that the manifest describes.
         UnsupportedModelError: The manifest is damaged.
     """
-    beside = manifest_path(plan.path)
-    texts = [
-        text for path in (beside, beside.with_name(beside.name + ".new")) if (text := _text(path)) is not None
-    ]
-    if not texts:
-        return None
-    sha256 = sha256 or plan.sha256()
-    problem: Exception | None = None
-    for text in texts:
+    for attempt in range(_ATTEMPTS):
         try:
-            manifest = _engine_manifest(text, origin=str(beside))
+            return _fitting_manifest(plan)
+        except (EngineError, UnsupportedModelError):
+            if attempt == _ATTEMPTS - 1:
+                raise
+        time.sleep(_PAUSE_S)  # somebody may have been publishing: look again
+        plan = plan_file(plan.path)
+    raise AssertionError
+
+
+def _fitting_manifest(plan: PlanFile) -> Manifest | None:
+    beside, sha256 = manifest_path(plan.path), ""
+    problem: Exception | None = None
+    for path in (beside, _new(plan.path)):
+        text = _text(path)
+        if text is None:
+            continue
+        try:
+            manifest = _engine_manifest(text, origin=str(path))
         except UnsupportedModelError as error:
             problem = problem or error
             continue
+        sha256 = sha256 or plan.sha256()
         if manifest.engine is not None and manifest.engine.plan_sha256 == sha256:
             return manifest
-        problem = EngineError(_not_the_same(plan, manifest))
-    assert problem is not None
-    raise problem
+        problem = problem or EngineError(_not_the_same(plan, manifest))
+    if problem is not None:
+        raise problem
+    return None
 
 
 def manifest_beside(engine: Path) -> Manifest | None:
-    """The manifest beside an engine, whether it fits the plan or not.
+    """The manifest beside an engine, whether it fits the plan or not; of two, the one that fits.
 
     Raises:
         UnsupportedModelError: It is damaged.
     """
-    beside = manifest_path(engine)
-    text = _text(beside)
-    return None if text is None else _engine_manifest(text, origin=str(beside))
+    with contextlib.suppress(EngineError, UnsupportedModelError):
+        return manifest_of(plan_file(engine))
+    path = next((path for path in (manifest_path(engine), _new(engine)) if path.exists()), None)
+    text = None if path is None else _text(path)
+    return None if text is None else _engine_manifest(text, origin=str(path))
 
 
 def _engine_manifest(text: str, *, origin: str) -> Manifest:

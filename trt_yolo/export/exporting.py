@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import onnx
 
@@ -34,7 +34,7 @@ from trt_yolo.export.head_from_onnx import head_from_onnx, with_opset
 from trt_yolo.export.parity import Frames, Parity, check_frames, check_parity
 from trt_yolo.export.weights import cache_folder
 from trt_yolo.export.writing import check_writable, file_sha256, write_together
-from trt_yolo.manifest import DEFAULT_ROWS, METADATA_KEY, Manifest
+from trt_yolo.manifest import DEFAULT_ROWS, METADATA_KEY, Accuracy, Manifest
 from trt_yolo.precision.images import PrecisionImages, default_images, images_from
 from trt_yolo.precision.int8_for_cpu import cpu_network
 from trt_yolo.precision.making import PrecisionMaker, PrecisionOptions, Progress, fp16_unjudged
@@ -42,6 +42,9 @@ from trt_yolo.precision.network import Network, network_of
 from trt_yolo.precision.report import PrecisionReport
 from trt_yolo.shapes import BatchRange
 from trt_yolo.version import __version__
+
+if TYPE_CHECKING:
+    from trt_yolo.engine.from_onnx import EngineReport
 
 Exporter = Literal["auto", "native", "ultralytics"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -115,7 +118,7 @@ class Artifact:
 
     Attributes:
         path: Where it is.
-        format: `onnx`.
+        format: `onnx` or `engine`.
         precision: `fp32`, `fp16` or `int8`.
         bytes: Its size.
     """
@@ -135,12 +138,14 @@ class ExportReport:
         manifest: What they are.
         parity: The float deploy graph against the float head graph; None for a head graph or unchecked.
         accuracy: What the precision costs; None for FP32, or where there was nothing to measure it with.
+        engine: The engine that was built of it; None where none was asked for.
     """
 
     artifacts: list[Artifact]
     manifest: Manifest
     parity: Parity | None
     accuracy: PrecisionReport | None = None
+    engine: EngineReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -149,7 +154,15 @@ class ExportReport:
             None if self.parity is None else {**dataclasses.asdict(self.parity), "holds": self.parity.holds}
         )
         accuracy = None if self.accuracy is None else self.accuracy.to_dict()
-        return {"artifacts": artifacts, "parity": parity, "accuracy": accuracy}
+        found: dict[str, Any] = {"artifacts": artifacts, "parity": parity, "accuracy": accuracy}
+        if self.engine is not None:
+            assert self.manifest.engine is not None
+            test = self.engine.self_test
+            checked = None if test is None else dataclasses.asdict(test)
+            found["engine"] = dataclasses.asdict(self.manifest.engine) | {
+                "log": str(self.engine.log), "warnings": self.engine.warnings, "self_test": checked
+            }  # fmt: skip
+        return found
 
 
 def export_model(
@@ -195,6 +208,9 @@ def export_model(
         cache = out / f"{stem.removesuffix('-head')}{of_target}.calibration.json"
         stem = _stem(source, manifest, own_imgsz, options.rows)
         content, accuracy = _precise(network, content, manifest, options, cache, progress)
+        if accuracy is not None:
+            manifest = dataclasses.replace(manifest, accuracy=_accuracy(accuracy))
+            content = _described(content, manifest)
     path = out / f"{stem}.onnx"
     write_together({path: content, path.with_name(path.name + ".json"): (manifest.to_json() + "\n").encode()})
     artifact = Artifact(path=path, format="onnx", precision=manifest.precision, bytes=len(content))
@@ -241,6 +257,24 @@ def _precise(
         if options.precision == "fp16":
             return maker.fp16(options.low_precision)
         return maker.int8(options.low_precision, cache=cache)
+
+
+def _accuracy(report: PrecisionReport) -> Accuracy:
+    return Accuracy(
+        reference=report.reference,
+        images=report.held_out_images,
+        map50_95_before=report.before.map50_95,
+        map50_95_after=report.after.map50_95,
+    )
+
+
+def _described(content: bytes, manifest: Manifest) -> bytes:
+    """The artifact with that manifest inside."""
+    model = onnx.ModelProto.FromString(content)
+    for entry in model.metadata_props:
+        if entry.key == METADATA_KEY:
+            entry.value = manifest.to_json()
+    return bytes(model.SerializeToString())
 
 
 def _precision_images(manifest: Manifest, options: ExportOptions, folder: Path) -> PrecisionImages:

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from trt_yolo.backends.onnxruntime import images_for_head, open_session
+from trt_yolo.backends.base import images_for_head
+from trt_yolo.backends.onnxruntime import open_session
 from trt_yolo.errors import ExportError
 from trt_yolo.export.graph import dimensions
 from trt_yolo.precision.scales import Histogram

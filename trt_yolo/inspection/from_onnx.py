@@ -1,0 +1,242 @@
+"""What an ONNX file holds: any valid graph, a YOLOv8 model or not.
+
+Enters: the path of an ONNX file, whatever its suffix. Leaves: an `Inspection`. Weights kept in other files are not
+read, only counted. A damaged manifest, a missing weights file or shapes that cannot be inferred are notes of the
+inspection: whoever inspects a file wants to see why it does not work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import helper
+
+from trt_yolo.errors import BackendError, InputError
+from trt_yolo.inspection.inspection import DEQUANTIZE, QUANTIZE, Inspection, Tensor
+from trt_yolo.inspection.onnx_layers import Graph, graph_of, subgraphs, tensor_of, text_of
+from trt_yolo.manifest import METADATA_KEY, Manifest, manifest_from_json, manifest_from_ultralytics
+
+_MAX_BYTES = (1 << 31) - 1  # of a protobuf message
+_LARGEST_SESSION = 100 << 20  # bytes; more takes seconds to load
+_SHAPES_AT_MOST = 1024  # elements: larger tensors are weights, which say nothing about shapes
+_FATAL_ONLY = 4
+_LONGEST_FACT = 200
+_MOST_METADATA = 20
+
+
+def inspection_from_onnx(path: Path) -> Inspection:
+    """The inspection of an ONNX file.
+
+    Raises:
+        InputError: No such file, or no ONNX model.
+    """
+    model = _read(path)
+    outside, notes = _files_outside(model, path)
+    size = path.stat().st_size + sum(file.stat().st_size for file in outside)
+    manifest = _manifest(model, path, notes)
+    why_not = _why_not(path, model, size)
+    facts = _facts(model, outside)
+    model = _with_shapes(model, notes)
+    found = graph_of(model)
+    kinds = [layer.kind for layer in found.layers]
+    if manifest is not None and METADATA_KEY not in _metadata(model):  # Ultralytics does not say it
+        manifest = dataclasses.replace(manifest, precision=_precision(found), opset=_opset(model))
+    return Inspection(
+        path=str(path),
+        format="onnx",
+        bytes=size,
+        inputs=_true_inputs(model.graph),
+        outputs=tuple(tensor_of(value) for value in model.graph.output),
+        parameters=sum(found.learned.values()),
+        layers=tuple(found.layers),
+        tensors=tuple(found.tensors),
+        quantize_nodes=kinds.count(QUANTIZE),
+        dequantize_nodes=kinds.count(DEQUANTIZE),
+        facts=facts,
+        notes=tuple(notes),
+        manifest=manifest,
+        loads_here=not why_not,
+        why_not=why_not,
+    )
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    if not os.path.exists(path):  # unlike Path.exists, never raises
+        raise InputError(f"no such file: {path}; give the path of an .onnx model")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the path of an .onnx model")
+    try:
+        size = path.stat().st_size
+        if size == 0:
+            raise InputError(f"{path} is empty; export the model again")
+        if size > _MAX_BYTES:
+            raise InputError(
+                f"{path} is no ONNX model: it has {size / 1e9:.1f} GB, and 2.1 GB is the most that one can have"
+            )
+        model = onnx.ModelProto()
+        model.ParseFromString(path.read_bytes())
+    except (DecodeError, UnicodeDecodeError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is damaged or no ONNX model ({detail}); export or copy it again") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    if not (model.ir_version > 0 and model.HasField("graph") and model.opset_import):
+        raise InputError(
+            f"{path} is damaged or no ONNX model (no graph of a known version); export or copy it again"
+        )
+    return model
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and all graphs inside it; a file nests them at most a hundred deep, or it is not read."""
+    yield graph
+    for node in graph.node:
+        for inner in subgraphs(node):
+            yield from _graphs(inner)
+
+
+def _stored(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    for graph in _graphs(model.graph):
+        yield from graph.initializer
+        for node in graph.node:
+            yield from (attribute.t for attribute in node.attribute if attribute.HasField("t"))
+
+
+def _files_outside(model: onnx.ModelProto, path: Path) -> tuple[list[Path], list[str]]:
+    """The files that weights are kept in, and a note for each that cannot be had."""
+    places = {
+        text_of(entry.value)
+        for tensor in _stored(model)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    files, notes = [], []
+    for place in sorted(places):
+        parts = PurePosixPath(place), PureWindowsPath(place)
+        if any(part.is_absolute() or ".." in part.parts for part in parts):
+            notes.append(f"its weights are said to be outside its folder, in {place}: they are not looked at")
+        elif not os.path.isfile(path.parent / place):
+            notes.append(f"its weights are in {place}, which is missing; copy it beside the model")
+        else:
+            files.append(path.parent / place)
+    return files, notes
+
+
+def _with_shapes(model: onnx.ModelProto, notes: list[str]) -> onnx.ModelProto:
+    """The model with the shapes that ONNX infers; as it was, with a note, where that fails. Takes its weights away."""
+    for tensor in _stored(model):
+        if len(tensor.raw_data) > 8 * _SHAPES_AT_MOST or len(tensor.float_data) > _SHAPES_AT_MOST:
+            tensor.ClearField("raw_data")
+            tensor.ClearField("float_data")
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, EncodeError) as error:
+        notes.append(f"its shapes cannot be inferred: {_short(str(error))}")
+        return model
+    return inferred if len(inferred.graph.node) == len(model.graph.node) else model
+
+
+def _true_inputs(graph: onnx.GraphProto) -> tuple[Tensor, ...]:
+    """The inputs that are no initializers: old exporters list both."""
+    stored = {tensor.name for tensor in graph.initializer}
+    return tuple(tensor_of(value) for value in graph.input if value.name not in stored)
+
+
+def _metadata(model: onnx.ModelProto) -> dict[str, str]:
+    return {text_of(entry.key): text_of(entry.value) for entry in model.metadata_props}
+
+
+def _manifest(model: onnx.ModelProto, path: Path, notes: list[str]) -> Manifest | None:
+    metadata = _metadata(model)
+    inputs = _true_inputs(model.graph)
+    try:
+        if METADATA_KEY in metadata:
+            return manifest_from_json(metadata[METADATA_KEY], origin=str(path))
+        if len(inputs) != 1 or inputs[0].dtype not in ("fp32", "fp16"):
+            return None
+        return manifest_from_ultralytics(
+            metadata,
+            input_shape=inputs[0].shape,
+            output_shapes=[tensor_of(value).shape for value in model.graph.output],
+            origin=str(path),
+        )
+    except InputError as error:
+        notes.append(str(error))
+        return None
+
+
+def _precision(graph: Graph) -> str:
+    """The least of what its convolutions compute in, as a manifest calls it."""
+    there = {layer.precision for layer in graph.layers if layer.multiplies}
+    return next((known for known in ("int8", "fp16") if known in there), "fp32")
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next((int(one.version) for one in model.opset_import if one.domain in ("", "ai.onnx")), 0)
+
+
+def _facts(model: onnx.ModelProto, outside: list[Path]) -> dict[str, str]:
+    opsets = {text_of(entry.domain): entry.version for entry in model.opset_import}
+    own = [str(version) for domain, version in opsets.items() if domain in ("", "ai.onnx")]
+    others = [f"{domain} {version}" for domain, version in opsets.items() if domain not in ("", "ai.onnx")]
+    facts = {
+        "opset": ", ".join(own + others),
+        "IR version": str(model.ir_version),
+        "producer": f"{text_of(model.producer_name)} {text_of(model.producer_version)}".strip(),
+        "graph": text_of(model.graph.name),
+        "functions": str(len(model.functions) or ""),
+        "weights in": ", ".join(file.name for file in outside),
+    }
+    entries = [(key, value) for key, value in _metadata(model).items() if key not in (METADATA_KEY, "names")]
+    facts |= {f"metadata {key}": value for key, value in entries[:_MOST_METADATA]}
+    return {_short(key): _short(value) for key, value in facts.items() if value}
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST_FACT else f"{line[: _LONGEST_FACT - 3]}..."
+
+
+def _why_not(path: Path, model: onnx.ModelProto, size: int) -> str:
+    """Why ONNX Runtime does not take the model; empty where it does. Of a large one only its versions are asked."""
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        return "ONNX Runtime is not installed: pip install 'trt-yolo[cpu]'"
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        return f"ONNX Runtime cannot be imported ({type(error).__name__}: {_short(str(error))})"
+    try:
+        _open(str(path) if size <= _LARGEST_SESSION else _empty_like(model))
+    except BackendError as error:
+        return f"ONNX Runtime {onnxruntime.__version__}: {_short(str(error))}"
+    return ""
+
+
+def _open(model: str | bytes) -> None:
+    """Loads a model and lets it go; nothing is folded or run, for a graph may ask for any memory."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = _FATAL_ONLY
+    options.intra_op_num_threads = 1
+    try:
+        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    except Exception as error:  # the bindings raise a dozen unrelated classes
+        raise BackendError(str(error) or type(error).__name__) from error
+
+
+def _empty_like(model: onnx.ModelProto) -> bytes:
+    """A model of the same versions that does nothing."""
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    opsets = list(model.opset_import)
+    return bytes(
+        helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version).SerializeToString()
+    )
