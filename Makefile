@@ -22,7 +22,8 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(PIP) -e ".[dev,cpu,rtx]"
+	$(PIP) --no-deps --upgrade --target $(VENV)/stubs tensorrt-stubs
 	touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) engines/*.onnx engines/*.json engines/*.engine
+	rm -rf $(VENV) engines/*.onnx engines/*.json engines/*.engine engines/*.log engines/*.cache engines/.*.lock

@@ -206,7 +206,7 @@ _PREDICTIONS = [
     (["text.txt", "good"], ["text.txt is no .pt or .onnx file", "give"]),
     (["text.pt", "good"], ["text.pt is damaged", "again"]),
     (["evil.pt", "good"], ["evil.pt was refused", "posix.system", "source you trust"]),
-    (["model.engine", "good"], ["model.engine", "give the .onnx"]),
+    (["model.engine", "good"], ["no such file: model.engine", "give an .engine"]),
     (["deploy.onnx"], ["sources", "--help"]),
     (["deploy.onnx", "missing.jpg"], ["missing.jpg", "give images"]),
     (["deploy.onnx", "good", "missing.jpg"], ["missing.jpg", "give images"]),

@@ -291,6 +291,7 @@ def _engine_rows(report: ExportReport) -> list[list[str]]:
             f"{', '.join(facts.compute_capabilities)}" + (f" ({facts.device})" if facts.device else ""),
         ],
         ["batch", "smallest {}, best {}, largest {}".format(*facts.profile)],
+        ["build", f"{report.engine.build_seconds:.1f} s, {report.engine.peak_bytes / 1e6:.0f} MB of memory"],
     ]
     if checked is None:
         rows.append(["self-test", "not run: nothing here runs this engine"])

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -88,10 +89,14 @@ class Built:
     Attributes:
         version: Of the builder.
         warnings: What it warned of, each once.
+        seconds: What it took, TensorRT's own start not counted.
+        peak_bytes: The most memory that the process had; 0 where the system does not tell.
     """
 
     version: str
     warnings: list[str]
+    seconds: float
+    peak_bytes: int
 
 
 def run_build(request: BuildRequest, progress: Progress | None = None) -> Built:
@@ -138,7 +143,7 @@ def _watched(child: subprocess.Popen[str], request: BuildRequest, progress: Prog
         elif kind == "built":
             if progress is not None:
                 progress("building the engine", STEPS, STEPS)
-            return Built(version=str(value), warnings=list(warnings))
+            return Built(warnings=list(warnings), **value)
     raise ExportError(
         f"{_how_it_ended(child.wait())} while it built {request.onnx}; its log: {request.failed_log}"
     )
@@ -190,8 +195,9 @@ class _Child:
         sys.stderr.flush()
         os._exit(0)  # TensorRT's own teardown is not worth waiting for, nor its crashes
 
-    def _build(self, fields: dict[str, Any]) -> str:
+    def _build(self, fields: dict[str, Any]) -> dict[str, Any]:
         library = Library(fields["family"])
+        begin = time.perf_counter()
         cache = fields["timing_cache"]
         options = dataclasses.replace(
             options_from_dict(fields["options"]),
@@ -209,7 +215,8 @@ class _Child:
             raise InputError(
                 f"cannot write {fields['plan']}: {error.strerror or error}; give another folder with --out"
             ) from error
-        return library.version
+        seconds = time.perf_counter() - begin
+        return {"version": library.version, "seconds": seconds, "peak_bytes": _peak_bytes()}
 
     def _report(self, kind: str, value: Any) -> bool:
         if kind == "log":
@@ -231,3 +238,12 @@ class _Child:
         except OSError:
             return False
         return True
+
+
+def _peak_bytes() -> int:
+    """Of this process alone: ru_maxrss begins at what its parent had."""
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 if found else 0

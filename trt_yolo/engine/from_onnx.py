@@ -52,6 +52,8 @@ class EngineReport:
         manifest: What it is.
         log: TensorRT's log.
         warnings: What TensorRT warned of.
+        build_seconds: What TensorRT took, its start not counted; 0 where nothing was built.
+        peak_bytes: The most memory that building took; 0 where the system does not tell.
         self_test: What the engine was put to on the GPU; None where nothing here runs it, or nobody asked.
     """
 
@@ -59,6 +61,8 @@ class EngineReport:
     manifest: Manifest
     log: Path
     warnings: list[str]
+    build_seconds: float = 0.0
+    peak_bytes: int = 0
     self_test: SelfTest | None = None
 
 
@@ -120,8 +124,9 @@ def engine_from_onnx(
     for line in built.warnings:
         _log.warning("%s: %s", family, line)
     return EngineReport(
-        path=engine, manifest=manifest, log=log_path(engine), warnings=built.warnings, self_test=checked
-    )
+        path=engine, manifest=manifest, log=log_path(engine), warnings=built.warnings,
+        build_seconds=built.seconds, peak_bytes=built.peak_bytes, self_test=checked,
+    )  # fmt: skip
 
 
 def manifest_of_onnx(path: Path) -> Manifest:

@@ -131,7 +131,7 @@ def parse_bytes(text: str) -> int:
     Raises:
         InputError: It is no size.
     """
-    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*([kmg]?)(?:i?b)?", text.strip().lower())
+    found = re.fullmatch(r"(\d{1,13}(?:\.\d{1,6})?)\s*([kmg]?)(?:i?b)?", text.strip().lower())
     if found is None:
         raise InputError(f"--workspace {text!r} is no size; give one such as 2G or 512M")
     return int(float(found[1]) * _UNITS[found[2]])

@@ -93,7 +93,7 @@ def plan_file(path: Path) -> PlanFile:
         with path.open("rb") as file:
             return _from_file(path, file, size)
     except FileNotFoundError as error:
-        raise EngineError(f"{path} does not exist; give an .engine file") from error
+        raise EngineError(f"no such file: {path}; give an .engine file") from error
     except (OSError, ValueError) as error:
         raise EngineError(f"{path} cannot be read: {error}") from error
 

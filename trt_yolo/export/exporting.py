@@ -160,7 +160,9 @@ class ExportReport:
             test = self.engine.self_test
             checked = None if test is None else dataclasses.asdict(test)
             found["engine"] = dataclasses.asdict(self.manifest.engine) | {
-                "log": str(self.engine.log), "warnings": self.engine.warnings, "self_test": checked
+                "log": str(self.engine.log), "warnings": self.engine.warnings,
+                "build_seconds": self.engine.build_seconds, "peak_bytes": self.engine.peak_bytes,
+                "self_test": checked,
             }  # fmt: skip
         return found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
@@ -24,9 +24,13 @@ from trt_yolo.manifest import METADATA_KEY, Manifest, manifest_from_json, manife
 _MAX_BYTES = (1 << 31) - 1  # of a protobuf message
 _LARGEST_SESSION = 100 << 20  # bytes; more takes seconds to load
 _SHAPES_AT_MOST = 1024  # elements: larger tensors are weights, which say nothing about shapes
+_MOST_NODES = 100_000  # with all functions unfolded, which onnx and ONNX Runtime do in full
 _FATAL_ONLY = 4
 _LONGEST_FACT = 200
 _MOST_METADATA = 20
+_UNSOUND = (
+    onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError, EncodeError,
+)  # fmt: skip
 
 
 def inspection_from_onnx(path: Path) -> Inspection:
@@ -39,9 +43,13 @@ def inspection_from_onnx(path: Path) -> Inspection:
     outside, notes = _files_outside(model, path)
     size = path.stat().st_size + sum(file.stat().st_size for file in outside)
     manifest = _manifest(model, path, notes)
-    why_not = _why_not(path, model, size)
     facts = _facts(model, outside)
-    model = _with_shapes(model, notes)
+    if _unfolds_too_far(model):
+        why_not = f"its functions call each other in a circle, or unfold to more than {_MOST_NODES:,} nodes"
+        notes.append(f"{why_not}: shapes are not inferred")
+    else:
+        why_not = _why_not(path, model, size)
+        model = _with_shapes(model, notes)
     found = graph_of(model)
     kinds = [layer.kind for layer in found.layers]
     if manifest is not None and METADATA_KEY not in _metadata(model):  # Ultralytics does not say it
@@ -128,6 +136,30 @@ def _files_outside(model: onnx.ModelProto, path: Path) -> tuple[list[Path], list
     return files, notes
 
 
+def _unfolds_too_far(model: onnx.ModelProto) -> bool:
+    """Whether a few functions that call each other stand for endlessly many nodes."""
+    calls = {
+        (function.domain, function.name): [(node.domain, node.op_type) for node in _all_nodes(function.node)]
+        for function in model.functions
+    }
+    sizes = dict.fromkeys(calls, 1)
+    for _ in range(len(calls) + 1):  # without a circle no chain of calls is longer
+        larger = {key: 1 + sum(sizes.get(call, 1) for call in called) for key, called in calls.items()}
+        if larger == sizes:
+            return False
+        if max(larger.values()) > _MOST_NODES:
+            return True
+        sizes = larger
+    return bool(calls)
+
+
+def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for inner in subgraphs(node):
+            yield from _all_nodes(inner.node)
+
+
 def _with_shapes(model: onnx.ModelProto, notes: list[str]) -> onnx.ModelProto:
     """The model with the shapes that ONNX infers; as it was, with a note, where that fails. Takes its weights away."""
     for tensor in _stored(model):
@@ -136,7 +168,7 @@ def _with_shapes(model: onnx.ModelProto, notes: list[str]) -> onnx.ModelProto:
             tensor.ClearField("float_data")
     try:
         inferred = onnx.shape_inference.infer_shapes(model)
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, EncodeError) as error:
+    except _UNSOUND as error:
         notes.append(f"its shapes cannot be inferred: {_short(str(error))}")
         return model
     return inferred if len(inferred.graph.node) == len(model.graph.node) else model
