@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -16,7 +15,7 @@ import pytest
 
 from tests.engine.plans import ROOT, builders, children_of, left_in, python
 from tests.runtime.models import is_running, wait_until
-from trt_yolo.engine.build_process import STEPS
+from trt_yolo.engine.build_process import STEPS, BuildRequest
 from trt_yolo.engine.from_onnx import engine_from_onnx
 from trt_yolo.engine.options import EngineOptions
 from trt_yolo.engine.plan import failed_log_path, plan_file
@@ -32,24 +31,25 @@ FAILED = {"model.onnx", "model-rtx.engine.failed.log"}
 
 
 def _failure(graph: Path, **arguments: Any) -> TrtYoloError:
-    """The error of a build that fails and leaves its log alone."""
+    """The error of a build that fails: it names the graph, and the log if there is one."""
     with pytest.raises(TrtYoloError) as caught:
         engine_from_onnx(graph, **arguments)
     assert "\n" not in str(caught.value)
     assert str(graph) in str(caught.value)
-    assert str(failed_log_path(graph.with_name("model-rtx.engine"))) in str(caught.value)
-    assert left_in(graph.parent) == FAILED
+    log = failed_log_path(graph.with_name("model-rtx.engine"))
+    assert (str(log) in str(caught.value)) == log.exists()
+    assert left_in(graph.parent) <= FAILED
     assert builders() == set()
     return caught.value
 
 
-def test_progress_grows_and_comes_near_the_end(graph: Path) -> None:
+def test_progress_grows_and_comes_to_its_end(graph: Path) -> None:
     told: list[tuple[str, int, int]] = []
     engine_from_onnx(graph, progress=lambda *one: told.append(one))
     done = [count for _, count, _ in told]
     assert done == sorted(done)
     assert done[0] >= 0
-    assert 0.8 * STEPS <= done[-1] <= STEPS
+    assert done[-1] == STEPS
     assert {(text, steps) for text, _, steps in told} == {("building the engine", STEPS)}
     assert left_in(graph.parent) == BUILT
     assert builders() == set()
@@ -113,7 +113,7 @@ def test_a_library_that_does_not_import(
     _with_module(tmp_path_factory.mktemp("broken"), monkeypatch, code)
     with pytest.raises(MissingDependencyError, match=r"tensorrt_rtx does not import .*rtx\.so\.1.*pip install"):
         engine_from_onnx(graph)
-    assert left_in(graph.parent) == FAILED
+    assert left_in(graph.parent) <= FAILED
 
 
 NOISE = r"""
@@ -257,21 +257,22 @@ def test_a_builder_whose_parent_is_killed_ends_and_the_next_build_clears_up(grap
 
 def test_a_builder_stops_at_the_next_step_when_nobody_listens(graph: Path, tmp_path: Path) -> None:
     """Before it has built anything: it does not compute for minutes what nobody waits for."""
-    request = {
-        "family": "tensorrt-rtx", "onnx": str(graph), "plan": str(tmp_path / "a.plan"), "options": {},
-        "timing_cache": None, "profile": [1, 1, 1], "imgsz_hw": [256, 256],
-    }  # fmt: skip
+    log = tmp_path / "log"
+    request = BuildRequest(
+        family="tensorrt-rtx", onnx=graph, plan=tmp_path / "a.plan", log=log, failed_log=log,
+        options=EngineOptions(), profile=(1, 1, 1), imgsz_hw=(256, 256),
+    )  # fmt: skip
     code = "from trt_yolo.engine.build_process import main; main()"
     reader, writer = os.pipe()
-    with (tmp_path / "log").open("wb") as log:
+    with log.open("wb") as stderr:
         child = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=writer, stderr=log, cwd=ROOT
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=writer, stderr=stderr, cwd=ROOT
         )
     os.close(writer)
     os.close(reader)
-    child.communicate(json.dumps(request).encode() + b"\n", timeout=20)
+    child.communicate(request.to_json().encode() + b"\n", timeout=20)
     assert not (tmp_path / "a.plan").exists()
-    assert "BuildCanceled" in (tmp_path / "log").read_text()
+    assert "BuildCanceled" in log.read_text()
 
 
 def test_threads_build_the_same_engine_one_after_the_other(graph: Path) -> None:

@@ -493,7 +493,7 @@ def test_an_error_lifts_the_lock(engine: Path) -> None:
 @pytest.mark.parametrize("name", ["model.engine", "demo[1].engine", "a*b?.engine", "with blank.engine"])
 def test_parts_of_those_who_were_killed_are_cleared_and_nothing_else(name: str, tmp_path: Path) -> None:
     engine = tmp_path / name
-    parts = {f".{name}.4711.engine.part", f".{name}.4711.log.part"}
+    parts = {f".{name}.4711.engine.part", f".{name}.4711.log.part", f".{name}.4711.engine.part.json"}
     others = {name, f"{name}.json", f"{name}.failed.log", "axxb1.engine", ".axxb1.engine.4711.engine.part",
               f".{name}.b.engine.4711.engine.part"}  # fmt: skip
     for one in parts | others:

@@ -1,10 +1,8 @@
-"""What an ONNX file holds: real graphs of every precision, small ones for each rule, and hostile ones."""
+"""What an ONNX file holds: real graphs of every precision, and small ones for each rule."""
 
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,47 +11,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.inspection.small_graphs import branch, inspected, model_of, weights
 from tests.precision import graphs
-from trt_yolo.errors import InputError
 from trt_yolo.inspection.from_onnx import inspection_from_onnx
 from trt_yolo.inspection.inspection import Inspection, Layer
 from trt_yolo.precision.fp16_from_float import fp16_from_float
 from trt_yolo.precision.int8_for_cpu import cpu_network, int8_for_cpu
 from trt_yolo.precision.int8_from_float import int8_from_float
-
-FLOAT = TensorProto.FLOAT
-
-
-def _saved(model: onnx.ModelProto | bytes, folder: Path) -> Inspection:
-    path = folder / "model.onnx"
-    path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
-    return inspection_from_onnx(path)
-
-
-def _model(
-    nodes: Sequence[onnx.NodeProto],
-    shapes: dict[str, list[int | str] | None],
-    stored: dict[str, Any] | None = None,
-    *,
-    opset: int = 17,
-    results: Sequence[str] = ("y",),
-    **metadata: str,
-) -> onnx.ModelProto:
-    graph = helper.make_graph(
-        list(nodes),
-        "graph",
-        [helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in shapes.items()],
-        [helper.make_tensor_value_info(name, FLOAT, None) for name in results],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in (stored or {}).items()],
-    )
-    opsets = [helper.make_opsetid("", opset)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=min(8 + opset // 20, 10))
-    helper.set_model_props(model, metadata)
-    return model
-
-
-def _weights(*shape: int, dtype: Any = np.float32) -> Any:
-    return np.ones(shape, dtype)
 
 
 def _layer(inspection: Inspection, kind: str) -> Layer:
@@ -92,7 +56,7 @@ def _int8_outputs(name: str) -> set[str]:
 def test_every_convolution_has_its_precision(
     name: str, rest: str, models: dict[str, onnx.ModelProto], tmp_path: Path
 ) -> None:
-    inspection = _saved(models[name], tmp_path)
+    inspection = inspected(models[name], tmp_path)
     int8, network = _int8_outputs(name), graphs.demo_network()
     found = {
         layer.outputs[0].removesuffix(".fp16"): layer for layer in inspection.layers if layer.kind == "Conv"
@@ -115,7 +79,7 @@ def test_every_convolution_has_its_precision(
 def test_nodes_and_parameters_are_counted(
     name: str, models: dict[str, onnx.ModelProto], tmp_path: Path
 ) -> None:
-    inspection, kinds = _saved(models[name], tmp_path), graphs.kinds(models[name])
+    inspection, kinds = inspected(models[name], tmp_path), graphs.kinds(models[name])
     assert inspection.quantize_nodes == kinds["QuantizeLinear"]
     assert inspection.dequantize_nodes == kinds["DequantizeLinear"]
     assert len(inspection.layers) == len(models[name].graph.node)
@@ -126,7 +90,7 @@ def test_nodes_and_parameters_are_counted(
 
 
 def test_layers_between_q_and_dq_are_8_bits(models: dict[str, onnx.ModelProto], tmp_path: Path) -> None:
-    inspection = _saved(models["cpu"], tmp_path)
+    inspection = inspected(models["cpu"], tmp_path)
     sigmoids = [layer.precision for layer in inspection.layers if layer.kind == "Sigmoid"]
     assert sigmoids.count("uint8") == len(_int8_outputs("cpu"))
     assert set(sigmoids) == {"uint8", "fp32"}
@@ -154,7 +118,7 @@ def test_a_dynamic_batch_has_multiply_accumulates_of_one_image(demo_dynamic_onnx
 
 
 def test_what_ultralytics_wrote(tmp_path: Path) -> None:
-    inspection = _saved(graphs.ultralytics_demo_head(graphs.STATIC), tmp_path)
+    inspection = inspected(graphs.ultralytics_demo_head(graphs.STATIC), tmp_path)
     assert inspection.manifest is not None
     assert (inspection.manifest.graph, len(inspection.manifest.names)) == ("head", 10)
     assert (inspection.manifest.precision, inspection.manifest.opset) == ("fp32", 19)
@@ -165,7 +129,7 @@ def test_what_ultralytics_wrote(tmp_path: Path) -> None:
 def test_the_precision_of_a_graph_of_ultralytics_is_what_its_layers_say(
     models: dict[str, onnx.ModelProto], tmp_path: Path
 ) -> None:
-    manifest = _saved(models["int8+fp16"], tmp_path).manifest
+    manifest = inspected(models["int8+fp16"], tmp_path).manifest
     assert manifest is not None
     assert manifest.precision == "int8"
 
@@ -176,18 +140,18 @@ def test_the_precision_of_a_graph_of_ultralytics_is_what_its_layers_say(
 @pytest.mark.parametrize(
     ("node", "stored", "shape", "macs", "parameters"),
     [
-        (("Conv", "x", "w", "b"), {"w": _weights(8, 3, 3, 3), "b": _weights(8)}, [1, 3, 10, 10], 8 * 64 * 27, 224),
-        (("Conv", "x", "w"), {"w": _weights(8, 3, 3, 3)}, [4, 3, 10, 10], 8 * 64 * 27, 216),
-        (("Conv", "x", "w"), {"w": _weights(8, 3, 3, 3)}, ["n", 3, 10, 10], 8 * 64 * 27, 216),
-        (("Conv", "x", "w"), {"w": _weights(8, 3, 3, 3)}, [1, 3, "h", "w"], None, 216),
-        (("ConvTranspose", "x", "w"), {"w": _weights(3, 8, 2, 2)}, [1, 3, 10, 10], 3 * 100 * 32, 96),
-        (("MatMul", "x", "w"), {"w": _weights(5, 7)}, [4, 5], 35, 35),
-        (("MatMul", "w", "x"), {"w": _weights(7, 5)}, [2, 5, 3], 7 * 3 * 5, 35),
+        (("Conv", "x", "w", "b"), {"w": weights(8, 3, 3, 3), "b": weights(8)}, [1, 3, 10, 10], 8 * 64 * 27, 224),
+        (("Conv", "x", "w"), {"w": weights(8, 3, 3, 3)}, [4, 3, 10, 10], 8 * 64 * 27, 216),
+        (("Conv", "x", "w"), {"w": weights(8, 3, 3, 3)}, ["n", 3, 10, 10], 8 * 64 * 27, 216),
+        (("Conv", "x", "w"), {"w": weights(8, 3, 3, 3)}, [1, 3, "h", "w"], None, 216),
+        (("ConvTranspose", "x", "w"), {"w": weights(3, 8, 2, 2)}, [1, 3, 10, 10], 3 * 100 * 32, 96),
+        (("MatMul", "x", "w"), {"w": weights(5, 7)}, [4, 5], 35, 35),
+        (("MatMul", "w", "x"), {"w": weights(7, 5)}, [2, 5, 3], 7 * 3 * 5, 35),
         (("MatMul", "x", "x"), {}, [6, 6], 216, 0),
         (("MatMul", "x", "x"), {}, [2, 6, 6], 216, 0),
-        (("Gemm", "x", "w", "b"), {"w": _weights(5, 7), "b": _weights(7)}, [1, 5], 35, 42),
+        (("Gemm", "x", "w", "b"), {"w": weights(5, 7), "b": weights(7)}, [1, 5], 35, 42),
         (("Relu", "x"), {}, [1, 5], None, 0),
-        (("BatchNormalization", "x", *"abcd"), {name: _weights(3) for name in "abcd"}, [1, 3, 4, 4], None, 6),
+        (("BatchNormalization", "x", *"abcd"), {name: weights(3) for name in "abcd"}, [1, 3, 4, 4], None, 6),
     ],
 )  # fmt: skip
 def test_work_and_parameters(
@@ -199,14 +163,14 @@ def test_work_and_parameters(
     tmp_path: Path,
 ) -> None:
     kind, *inputs = node
-    inspection = _saved(_model([helper.make_node(kind, inputs, ["y"])], {"x": shape}, stored), tmp_path)
+    inspection = inspected(model_of([helper.make_node(kind, inputs, ["y"])], {"x": shape}, stored), tmp_path)
     layer = _layer(inspection, kind)
     assert (layer.macs, layer.parameters, layer.precision) == (macs, parameters, "fp32")
 
 
 def test_weights_of_two_layers_count_once(tmp_path: Path) -> None:
     nodes = [helper.make_node("MatMul", [read, "w"], [made]) for read, made in (("x", "h"), ("h", "y"))]
-    inspection = _saved(_model(nodes, {"x": [1, 5]}, {"w": _weights(5, 5)}), tmp_path)
+    inspection = inspected(model_of(nodes, {"x": [1, 5]}, {"w": weights(5, 5)}), tmp_path)
     assert [layer.parameters for layer in inspection.layers] == [25, 25]
     assert inspection.parameters == 25
 
@@ -217,21 +181,21 @@ def test_the_weights_decide(form: str, tmp_path: Path) -> None:
     dequantized = [helper.make_node("DequantizeLinear", ["q", "s", "z"], ["w"])]
     before: list[onnx.NodeProto]
     if form == "stored int8":
-        before, stored = dequantized, {"q": _weights(4, 3, 1, 1, dtype=np.int8), **scale}
+        before, stored = dequantized, {"q": weights(4, 3, 1, 1, dtype=np.int8), **scale}
     elif form == "fake quantized":
         quantized = helper.make_node("QuantizeLinear", ["f", "s", "z"], ["q"])
-        before, stored = [quantized, *dequantized], {"f": _weights(4, 3, 1, 1), **scale}
+        before, stored = [quantized, *dequantized], {"f": weights(4, 3, 1, 1), **scale}
     elif form == "transposed":
         dequantize = helper.make_node("DequantizeLinear", ["q", "s", "z"], ["t"])
         before = [dequantize, helper.make_node("Transpose", ["t"], ["w"], perm=[3, 2, 1, 0])]
-        stored = {"q": _weights(1, 1, 3, 4, dtype=np.int8), **scale}
+        stored = {"q": weights(1, 1, 3, 4, dtype=np.int8), **scale}
     else:
-        before, stored = [], {"w": _weights(4, 3, 1, 1, dtype=np.float16)}
+        before, stored = [], {"w": weights(4, 3, 1, 1, dtype=np.float16)}
         if form == "cast to half":
             before = [helper.make_node("Cast", ["f"], ["w"], to=TensorProto.FLOAT16)]
-            stored = {"f": _weights(4, 3, 1, 1)}
+            stored = {"f": weights(4, 3, 1, 1)}
     nodes = [*before, helper.make_node("Conv", ["x", "w"], ["y"])]
-    inspection = _saved(_model(nodes, {"x": [1, 3, 4, 4]}, stored), tmp_path)
+    inspection = inspected(model_of(nodes, {"x": [1, 3, 4, 4]}, stored), tmp_path)
     layer = _layer(inspection, "Conv")
     assert layer.precision == ("fp16" if "half" in form else "int8")
     assert (layer.parameters, layer.macs, layer.inputs) == (12, 192, ("x", *(["w"] if before else [])))
@@ -241,7 +205,7 @@ def test_quantized_operators(tmp_path: Path) -> None:
     stored = {
         "s": np.float32(0.1),
         "z": np.uint8(0),
-        "w": _weights(4, 3, 1, 1, dtype=np.int8),
+        "w": weights(4, 3, 1, 1, dtype=np.int8),
         "wz": np.int8(0),
     }
     nodes = [
@@ -249,37 +213,31 @@ def test_quantized_operators(tmp_path: Path) -> None:
         helper.make_node("QLinearConv", ["q", "s", "z", "w", "s", "wz", "s", "z"], ["c"]),
         helper.make_node("DequantizeLinear", ["c", "s", "z"], ["y"]),
     ]
-    inspection = _saved(_model(nodes, {"x": [1, 3, 4, 4]}, stored), tmp_path)
+    inspection = inspected(model_of(nodes, {"x": [1, 3, 4, 4]}, stored), tmp_path)
     layer = _layer(inspection, "QLinearConv")
     assert (layer.precision, layer.parameters, layer.macs) == ("int8", 12, 192)
     assert [one.precision for one in inspection.layers] == ["uint8", "int8", "uint8"]
 
 
 def test_constants_are_no_layers(tmp_path: Path) -> None:
-    constant = helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(_weights(4, 3, 1, 1)))
+    constant = helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(weights(4, 3, 1, 1)))
     shape = helper.make_node("Constant", [], ["shape"], value_ints=[1, -1])
     convolution = helper.make_node("Conv", ["x", "w"], ["c"])
     nodes = [constant, shape, convolution, helper.make_node("Reshape", ["c", "shape"], ["y"])]
-    inspection = _saved(_model(nodes, {"x": [1, 3, 4, 4]}), tmp_path)
+    inspection = inspected(model_of(nodes, {"x": [1, 3, 4, 4]}), tmp_path)
     assert [layer.kind for layer in inspection.layers] == ["Conv", "Reshape"]
     assert [layer.inputs for layer in inspection.layers] == [("x",), ("c",)]
     assert inspection.parameters == 12
-
-
-def _branch(kind: str) -> onnx.GraphProto:
-    result = helper.make_tensor_value_info("r", FLOAT, None)
-    inner = [helper.make_node(kind, ["x"], ["h"], name="inner"), helper.make_node("Abs", ["h"], ["r"])]
-    return helper.make_graph(inner, kind, [], [result])
 
 
 def test_branches_keep_their_tensors_apart(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Greater", ["x", "zero"], ["more"]),
         helper.make_node(
-            "If", ["more"], ["y"], name="if", then_branch=_branch("Relu"), else_branch=_branch("Neg")
+            "If", ["more"], ["y"], name="if", then_branch=branch("Relu"), else_branch=branch("Neg")
         ),
     ]
-    inspection = _saved(_model(nodes, {"x": []}, {"zero": np.float32(0)}), tmp_path)
+    inspection = inspected(model_of(nodes, {"x": []}, {"zero": np.float32(0)}), tmp_path)
     assert [layer.kind for layer in inspection.layers] == ["Greater", "Neg", "Abs", "Relu", "Abs", "If"]
     made = [name for layer in inspection.layers for name in layer.outputs]
     assert len(made) == len(set(made))
@@ -290,15 +248,15 @@ def test_branches_keep_their_tensors_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("nodes", [[], [helper.make_node("Identity", ["x"], ["y"])]])
 def test_a_graph_of_nearly_nothing(nodes: list[onnx.NodeProto], tmp_path: Path) -> None:
-    inspection = _saved(_model(nodes, {"x": [1]}, results=["y" if nodes else "x"]), tmp_path)
+    inspection = inspected(model_of(nodes, {"x": [1]}, results=["y" if nodes else "x"]), tmp_path)
     assert len(inspection.layers) == len(nodes)
     assert (inspection.parameters, inspection.headline) == (0, "")
 
 
 def test_an_operator_of_somebody_elses(tmp_path: Path) -> None:
-    model = _model([helper.make_node("Magic", ["x"], ["y"], domain="com.example")], {"x": [1, 3]})
+    model = model_of([helper.make_node("Magic", ["x"], ["y"], domain="com.example")], {"x": [1, 3]})
     model.opset_import.append(helper.make_opsetid("com.example", 3))
-    inspection = _saved(model, tmp_path)
+    inspection = inspected(model, tmp_path)
     assert inspection.layers[0].kind == "com.example.Magic"
     assert inspection.facts["opset"] == "17, com.example 3"
     assert inspection.loads_here is False
@@ -306,133 +264,8 @@ def test_an_operator_of_somebody_elses(tmp_path: Path) -> None:
 
 
 def test_shapes_that_cannot_be_inferred_are_a_note(tmp_path: Path) -> None:
-    model = _model([helper.make_node("Conv", ["x", "w"], ["y"])], {"x": [1, 3, 4, 4]}, {"w": _weights(2, 3)})
-    inspection = _saved(model, tmp_path)
+    model = model_of([helper.make_node("Conv", ["x", "w"], ["y"])], {"x": [1, 3, 4, 4]}, {"w": weights(2, 3)})
+    inspection = inspected(model, tmp_path)
     layer = _layer(inspection, "Conv")
     assert (layer.precision, layer.parameters, layer.macs) == ("fp32", 6, None)
     assert inspection.loads_here is False
-
-
-# what surrounds a graph
-
-
-@pytest.mark.parametrize("text", ["{", "[1]", '{"schema": 99}', "null", '{"schema": 1, "names": 3}'])
-def test_a_damaged_manifest_is_a_note(text: str, tmp_path: Path) -> None:
-    model = onnx.ModelProto()
-    model.CopyFrom(graphs.demo_network().model)
-    helper.set_model_props(model, {"trt_yolo": text})
-    inspection = _saved(model, tmp_path)
-    assert inspection.manifest is None
-    assert "manifest" in inspection.notes[0]
-    assert inspection.multiplying["fp32"].convolutions == len(graphs.demo_network().convolutions)
-
-
-def test_weights_in_another_file_are_counted_and_not_read(tmp_path: Path) -> None:
-    model, path = graphs.demo_network().model, tmp_path / "outside.onnx"
-    copy = onnx.ModelProto.FromString(model.SerializeToString())
-    onnx.save(copy, str(path), save_as_external_data=True, location="weights.bin", size_threshold=256)
-    inspection = inspection_from_onnx(path)
-    assert inspection.facts["weights in"] == "weights.bin"
-    assert inspection.bytes == path.stat().st_size + (tmp_path / "weights.bin").stat().st_size
-    assert inspection.multiplying["fp32"].macs == graphs.demo_network().macs
-    assert (inspection.notes, inspection.loads_here) == ((), True)
-    (tmp_path / "weights.bin").unlink()
-    inspection = inspection_from_onnx(path)
-    assert "weights.bin, which is missing" in inspection.notes[0]
-    assert inspection.multiplying["fp32"].macs == graphs.demo_network().macs
-    assert inspection.loads_here is False
-
-
-@pytest.mark.parametrize("place", ["../../etc/passwd", "/etc/passwd", "C:\\secrets.bin", "a/../../b"])
-def test_weights_outside_the_folder_are_not_looked_at(place: str, tmp_path: Path) -> None:
-    model = _model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": [1, 5]}, {"w": _weights(5, 5)})
-    tensor = model.graph.initializer[0]
-    tensor.ClearField("raw_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value=place)
-    inspection = _saved(model, tmp_path)
-    assert "outside its folder" in inspection.notes[0]
-    assert (inspection.loads_here, inspection.parameters) == (False, 25)
-
-
-@pytest.mark.parametrize(("opset", "ir"), [(99, 8), (17, 99)])
-def test_versions_that_onnx_runtime_does_not_know(opset: int, ir: int, tmp_path: Path) -> None:
-    model = _model([helper.make_node("Relu", ["x"], ["y"])], {"x": [1]}, opset=opset)
-    model.ir_version = ir
-    inspection = _saved(model, tmp_path)
-    assert inspection.loads_here is False
-    assert "ONNX Runtime" in inspection.why_not
-    assert [layer.kind for layer in inspection.layers] == ["Relu"]
-
-
-def test_of_a_large_model_only_its_versions_are_asked(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("trt_yolo.inspection.from_onnx._LARGEST_SESSION", 0)
-    broken = _model([helper.make_node("Relu", ["nowhere"], ["y"])], {"x": [1]})
-    assert _saved(broken, tmp_path).loads_here
-    broken.ir_version = 99
-    assert _saved(broken, tmp_path).loads_here is False
-
-
-def test_onnx_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, demo_head_onnx: Path) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    inspection = inspection_from_onnx(demo_head_onnx)
-    assert inspection.loads_here is False
-    assert inspection.why_not
-
-
-# hostile
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"# text\n", b"{}", b"\x00" * 64, b"\x08\x07", b"PK\x03\x04", b"\xff" * 99]
-)
-def test_what_is_no_onnx_is_one_error(content: bytes, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"model\.onnx is (damaged|empty)"):
-        _saved(content, tmp_path)
-
-
-def test_a_file_cut_off_anywhere_is_one_error(demo_head_onnx: Path, tmp_path: Path) -> None:
-    content = demo_head_onnx.read_bytes()
-    for length in (1, 2, 10, 100, 1000, len(content) // 2, len(content) - 4000):
-        with pytest.raises(InputError, match="damaged"):
-            _saved(content[:length], tmp_path)
-
-
-@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir()], ids=["missing", "folder"])
-def test_no_file_is_one_error(make: Callable[[Path], object], tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
-    make(path)
-    with pytest.raises(InputError, match=r"no such file|is a folder"):
-        inspection_from_onnx(path)
-
-
-def test_changed_bytes_are_an_inspection_or_one_error(tmp_path: Path) -> None:
-    nodes = [
-        helper.make_node("Conv", ["x", "w"], ["c"], name="first"),
-        helper.make_node("If", ["more"], ["r"], then_branch=_branch("Relu"), else_branch=_branch("Neg")),
-        helper.make_node("MatMul", ["c", "c"], ["y"]),
-    ]
-    model = _model(
-        nodes, {"x": [1, 3, 4, 4]}, {"w": _weights(4, 3, 1, 1), "more": np.array(True)}, task="detect"
-    )
-    content, chance = model.SerializeToString(), random.Random(0)
-    read = 0
-    for _ in range(400):
-        changed = bytearray(content)
-        for _ in range(chance.randint(1, 4)):
-            changed[chance.randrange(len(changed))] = chance.randrange(256)
-        try:
-            json.dumps(_saved(bytes(changed), tmp_path).to_dict())
-            read += 1
-        except InputError:
-            continue
-    assert 0 < read < 400
-
-
-def test_names_that_are_no_text_are_shown_as_well_as_they_can_be(tmp_path: Path) -> None:
-    model = _model([helper.make_node("Relu", ["x"], ["y"], name="NAME")], {"x": [1]}, author="NAME")
-    inspection = _saved(model.SerializeToString().replace(b"NAME", b"\xff\xfe\xfda"), tmp_path)
-    assert inspection.layers[0].name == "\ufffd\ufffd\ufffda"
-    assert json.dumps(inspection.to_dict())

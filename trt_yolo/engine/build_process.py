@@ -138,15 +138,18 @@ def _watched(child: subprocess.Popen[str], request: BuildRequest, progress: Prog
             warnings.setdefault(str(value))
         elif kind == "error":
             name, text = value
-            log = f"; TensorRT's log: {request.failed_log}" if request.log.stat().st_size else ""
-            raise _ERRORS.get(name, ExportError)(f"{text}{log}")
+            raise _ERRORS.get(name, ExportError)(f"{text}{_where_the_log_is(request)}")
         elif kind == "built":
             if progress is not None:
                 progress("building the engine", STEPS, STEPS)
             return Built(warnings=list(warnings), **value)
-    raise ExportError(
-        f"{_how_it_ended(child.wait())} while it built {request.onnx}; its log: {request.failed_log}"
-    )
+    ended = _how_it_ended(child.wait())
+    raise ExportError(f"{ended} while it built {request.onnx}{_where_the_log_is(request)}")
+
+
+def _where_the_log_is(request: BuildRequest) -> str:
+    """For the end of an error's line; nothing where TensorRT has said nothing."""
+    return f"; TensorRT's log: {request.failed_log}" if request.log.stat().st_size else ""
 
 
 def _messages(child: subprocess.Popen[str]) -> Iterator[tuple[str, Any]]:
@@ -190,7 +193,7 @@ class _Child:
         except TrtYoloError as error:
             self._say("error", (type(error).__name__, str(error)))
         except MemoryError:
-            self._say("error", ("ExportError", "there is not enough memory to build the engine"))
+            self._say("error", ("ExportError", f"there is not enough memory to build {fields['onnx']}"))
         self._said.close()
         sys.stderr.flush()
         os._exit(0)  # TensorRT's own teardown is not worth waiting for, nor its crashes

@@ -60,7 +60,7 @@ def build_plan(
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(onnx)):
-        problems = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        problems = [_problem(parser.get_error(index)) for index in range(parser.num_errors)]
         raise InputError(f"{library.family} {library.version} does not take {onnx}: {_said(problems)}")
     config = builder.create_builder_config()
     monitor = _monitor(library, report)
@@ -75,6 +75,12 @@ def build_plan(
     if cache is not None:
         _keep_timing_cache(config, cache, report)
     return bytes(plan)
+
+
+def _problem(error: tensorrt.ParserError) -> str:
+    """What the parser says, with the node that it says it of."""
+    node = " ".join(part for part in (error.node_operator(), error.node_name()) if part)
+    return f"{error.desc()} ({node})" if node else str(error.desc())
 
 
 def _logger(library: Library, options: EngineOptions, report: Report, errors: list[str]) -> tensorrt.ILogger:
