@@ -214,7 +214,7 @@ def test_the_page_of_the_deploy_graph(demo_onnx: Path) -> None:
     assert any("Conv + SiLU  fp32" in line for line in page.texts["text"])
     assert f"{inspection.parameters:,}" in text
     assert "256 x 256" in text
-    assert "Manifest" in page.texts["h2"]
+    assert "Manifest" in page.texts["summary"]
 
 
 def test_the_page_of_a_checkpoint() -> None:

@@ -77,7 +77,9 @@ def _format_of_bytes(start: bytes) -> Format | None:
     """
     if start.startswith(b"PK\x03\x04"):
         return "pt"
-    if start[:4] in (b"ftrt", b"ptrt") or start[4:5] == b"{":
+    from trt_yolo.engine.plan import TAGS
+
+    if start[:4] in TAGS or start[4:5] == b"{":
         return "engine"
     if len(start) > 2 and start[0] == 0x08 and 0 < start[1] < 0x80 and start[2] != 0:
         return "onnx"

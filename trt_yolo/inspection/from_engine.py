@@ -16,8 +16,8 @@ from trt_yolo.errors import BackendError, InputError, MissingDependencyError
 from trt_yolo.export.writing import file_sha256
 from trt_yolo.inspection.from_inspector import layers_from_inspector, tensors_from_inspector
 from trt_yolo.inspection.from_onnx import inspection_from_onnx
-from trt_yolo.inspection.inspection import Inspection
-from trt_yolo.manifest import EngineFacts
+from trt_yolo.inspection.inspection import Inspection, Tensor
+from trt_yolo.manifest import EngineFacts, Manifest
 
 
 def inspection_from_engine(path: Path) -> Inspection:
@@ -47,10 +47,12 @@ def _layers(engine: Engine) -> Inspection:
     if not engine.problem:
         try:
             text = layer_information(engine)
+            layers = tuple(layers_from_inspector(text))
             return dataclasses.replace(
                 _empty(engine),
-                layers=tuple(layers_from_inspector(text)),
+                layers=layers,
                 tensors=tuple(tensors_from_inspector(text)),
+                parameters=sum(layer.parameters for layer in layers),
             )
         except (BackendError, MissingDependencyError, InputError) as error:
             notes = (f"TensorRT does not tell its layers: {error}",)
@@ -73,9 +75,31 @@ def _onnx_of(engine: Engine) -> Path | None:
 
 
 def _empty(engine: Engine) -> Inspection:
+    manifest = engine.manifest
+    inputs, outputs = ((), ()) if manifest is None else _tensors(manifest)
     return Inspection(
-        path=str(engine.plan.path), format="engine", bytes=0, inputs=(), outputs=(), parameters=0, layers=()
+        path=str(engine.plan.path),
+        format="engine",
+        bytes=0,
+        inputs=inputs,
+        outputs=outputs,
+        parameters=0,
+        layers=(),
     )
+
+
+def _tensors(manifest: Manifest) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Inputs and outputs, as every graph of its kind has them."""
+    batch = manifest.batch.minimum if manifest.batch.is_static else "batch"
+    height, width = manifest.imgsz_hw
+    if manifest.graph == "head":
+        classes = 4 + len(manifest.names)
+        images = Tensor(name="images", dtype="", shape=(batch, 3, height, width))
+        return (images,), (Tensor(name="output0", dtype="", shape=(batch, classes, manifest.anchors)),)
+    frames = Tensor(name="frames", dtype="uint8", shape=(batch, height, width, 3))
+    thresholds = (Tensor(name=name, dtype="fp32", shape=(1,)) for name in ("conf", "iou"))
+    detections = Tensor(name="detections", dtype="fp32", shape=(batch, manifest.rows, 6))
+    return (frames, *thresholds), (detections, Tensor(name="unconverged", dtype="fp32", shape=(batch, 1)))
 
 
 def _facts(engine: Engine) -> dict[str, str]:

@@ -8,9 +8,11 @@ Colours are those of Okabe and Ito, which people tell apart who do not see all c
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
+from typing import Any
 
 from trt_yolo.inspection.folding import INPUT, OUTPUT, Box, Edge, fold
 from trt_yolo.inspection.inspection import Inspection, Share, amount, shape_text
@@ -38,6 +40,7 @@ def page_from_inspection(inspection: Inspection) -> str:
         _sums(inspection),
         _picture(inspection),
         _all_layers(inspection),
+        _manifest(inspection),
     ]
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
@@ -65,10 +68,24 @@ def _facts(inspection: Inspection) -> str:
     ]
     if inspection.loads_here is not None:
         rows.append(("loads here", "yes" if inspection.loads_here else f"no: {inspection.why_not}"))
-    manifest = inspection.manifest
-    about = [] if manifest is None else [(key, str(value)) for key, value in vars(manifest).items() if value]
-    tables = _table(["", ""], rows)
-    return tables if not about else f"{tables}<h2>Manifest</h2>{_table(['', ''], about)}"
+    return _table(["", ""], rows)
+
+
+def _manifest(inspection: Inspection) -> str:
+    """Under the picture, folded: it is long, and what matters of it stands at the top."""
+    if inspection.manifest is None:
+        return ""
+    rows = list(_entries(dataclasses.asdict(inspection.manifest)))
+    return f"<details><summary>Manifest</summary>{_table(['', ''], rows)}</details>"
+
+
+def _entries(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Everything that says something, what lies inside one level deeper with its place before it."""
+    for key, value in values.items():
+        if isinstance(value, dict) and key != "names":
+            yield from _entries(value, f"{prefix}{key} ")
+        elif value not in ("", None, (), {}):
+            yield f"{prefix}{key}", str(value)
 
 
 def _sums(inspection: Inspection) -> str:

@@ -48,9 +48,16 @@ SCRIPT = """
   var view = all.slice(), from = null, moved = false, chosen = null;
   function show() { svg.setAttribute("viewBox", view.join(" ")); }
   function scale() { return Math.max(view[2] / svg.clientWidth, view[3] / svg.clientHeight) || 1; }
-  function top() {
-    var wide = Math.max(svg.clientWidth, 400);
-    view = [all[0] + (all[2] - wide) / 2, all[1], wide, wide * svg.clientHeight / (svg.clientWidth || 1)];
+  function top() {  // the first screen's boxes, not the middle of the whole: a graph drifts to a side
+    var low = Infinity, high = -Infinity, boxes = svg.querySelectorAll(".box");
+    for (var index = 0; index < boxes.length; index += 1) {
+      var place = boxes[index].getBBox();
+      if (place.y > all[1] + svg.clientHeight) continue;
+      low = Math.min(low, place.x);
+      high = Math.max(high, place.x + place.width);
+    }
+    var wide = Math.max(svg.clientWidth, 400, Math.min(high - low + 40, svg.clientWidth * 1.6));
+    view = [(low + high - wide) / 2, all[1], wide, wide * svg.clientHeight / (svg.clientWidth || 1)];
     show();
   }
   svg.addEventListener("wheel", function (event) {
