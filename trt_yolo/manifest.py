@@ -165,6 +165,8 @@ def _engine_facts(fields: dict[str, Any]) -> EngineFacts:
     hashes = (facts.onnx_sha256, facts.plan_sha256)
     if not all(isinstance(one, str) for one in (*texts, *hashes)) or not isinstance(facts.options, dict):
         raise ValueError("an entry of another type than it should have")
+    if not all(one.isprintable() for one in (*texts, *capabilities)):
+        raise ValueError("an entry that cannot be printed")
     if not isinstance(facts.plan_bytes, int):
         raise ValueError("plan_bytes is no number")
     if facts.onnx in (".", "..") or any(mark in facts.onnx for mark in ("/", "\\", ":", "\0")):

@@ -22,7 +22,9 @@ VERSION = (10, 13, 0, 35)
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def tensorrt_plan(body: bytes = bytes(100), version: tuple[int, ...] = VERSION, tag: bytes = b"ftrt") -> bytes:
+def tensorrt_plan(
+    body: bytes = bytes(100), version: tuple[int, ...] = VERSION, tag: bytes = b"ftrt"
+) -> bytes:
     """What TensorRT writes first, and something after it."""
     return tag + bytes(4) + bytes(range(1, 17)) + bytes(version) + body
 
@@ -75,9 +77,7 @@ def write_pair(engine: Path, plan: bytes, manifest: Manifest | None = None) -> M
 
 def gpu(capability: str = "8.9", name: str = "NVIDIA GeForce RTX 4090") -> Device:
     """A GPU that is made up."""
-    return Device(
-        index=0, name=name, compute_capability=capability, memory_bytes=24 << 30, integrated=False
-    )
+    return Device(index=0, name=name, compute_capability=capability, memory_bytes=24 << 30, integrated=False)
 
 
 def here(

@@ -96,9 +96,15 @@ CRASHES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("code", "message"), CRASHES, ids=[message[:30] or "closes all" for _, message in CRASHES])
+@pytest.mark.parametrize(
+    ("code", "message"), CRASHES, ids=[message[:30] or "closes all" for _, message in CRASHES]
+)
 def test_a_builder_that_ends_without_a_word(
-    code: str, message: str, graph: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    code: str,
+    message: str,
+    graph: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _with_module(tmp_path_factory.mktemp("crash"), monkeypatch, code)
     error = _failure(graph)
@@ -111,7 +117,9 @@ def test_a_library_that_does_not_import(
 ) -> None:
     code = "raise ImportError('libnvonnxparser_rtx.so.1: cannot open\\nshared object file')"
     _with_module(tmp_path_factory.mktemp("broken"), monkeypatch, code)
-    with pytest.raises(MissingDependencyError, match=r"tensorrt_rtx does not import .*rtx\.so\.1.*pip install"):
+    with pytest.raises(
+        MissingDependencyError, match=r"tensorrt_rtx does not import .*rtx\.so\.1.*pip install"
+    ):
         engine_from_onnx(graph)
     assert left_in(graph.parent) <= FAILED
 

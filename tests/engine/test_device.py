@@ -24,7 +24,9 @@ int cuDeviceGetName(char *name, int length, int device) {{
     while (at < length - 1 && text[at]) {{ name[at] = text[at]; at++; }}
     name[at] = 0; return 0;
 }}
-int cuDeviceTotalMem_v2(unsigned long *bytes, int device) {{ *bytes = device == 100 ? 85899345920ul : 8ul << 30; return 0; }}
+int cuDeviceTotalMem_v2(unsigned long *bytes, int device) {{
+    *bytes = device == 100 ? 80ul << 30 : 8ul << 30; return 0;
+}}
 int cuDeviceGetAttribute(int *value, int attribute, int device) {{
     if (attribute == 75) *value = device == 100 ? 9 : 8;
     else if (attribute == 76) *value = device == 100 ? 0 : 7;
@@ -36,7 +38,13 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {{
 
 
 def _driver(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, *, init: int = 0, count: int = 0, lost: int = -1, version: int = 13000
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    init: int = 0,
+    count: int = 0,
+    lost: int = -1,
+    version: int = 13000,
 ) -> None:
     """Has a driver of ours asked instead of NVIDIA's."""
     compiler = shutil.which("cc")
@@ -59,7 +67,9 @@ def test_no_gpu_here() -> None:
 def test_a_gpu_here() -> None:
     found = device.devices()
     assert found
-    assert all(re.fullmatch(r"\d+\.\d", one.compute_capability) and one.memory_bytes > 1 << 28 for one in found)
+    assert all(
+        re.fullmatch(r"\d+\.\d", one.compute_capability) and one.memory_bytes > 1 << 28 for one in found
+    )
     assert re.fullmatch(r"\d+\.\d+", device.cuda_version())
 
 
@@ -67,7 +77,11 @@ def test_what_a_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     _driver(tmp_path, monkeypatch, version=12080)
     first, second = device.devices()
     assert first == device.Device(
-        index=0, name="NVIDIA H100 80GB HBM3", compute_capability="9.0", memory_bytes=80 << 30, integrated=False
+        index=0,
+        name="NVIDIA H100 80GB HBM3",
+        compute_capability="9.0",
+        memory_bytes=80 << 30,
+        integrated=False,
     )
     assert (second.index, second.compute_capability, second.memory_bytes) == (1, "8.7", 8 << 30)
     assert second.integrated

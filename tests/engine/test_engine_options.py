@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.core
+import typer.main
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trt_yolo.cli.main import app
 from trt_yolo.engine.library import Library, chosen_family, installed_version, is_found
 from trt_yolo.engine.options import (
     EngineOptions,
@@ -93,9 +96,13 @@ def test_compute_capabilities(text: str, wanted: tuple[str, ...]) -> None:
     assert parse_compute_capability(text) == wanted
 
 
-@pytest.mark.parametrize("text", ["", "8", "89", "8.9,", ",8.9", "sm_89", "8.9+", "8,9", "8.99", "-8.9", "8.9;8.6"])
+@pytest.mark.parametrize(
+    "text", ["", "8", "89", "8.9,", ",8.9", "sm_89", "8.9+", "8,9", "8.99", "-8.9", "8.9;8.6"]
+)
 def test_no_compute_capabilities(text: str) -> None:
-    with pytest.raises(InputError, match=r"--compute-capability .* is none; give one or several, such as 8\.6"):
+    with pytest.raises(
+        InputError, match=r"--compute-capability .* is none; give one or several, such as 8\.6"
+    ):
         parse_compute_capability(text)
 
 
@@ -177,6 +184,20 @@ def _of_the_command_line(arguments: list[str]) -> EngineOptions:
     return EngineOptions(**fields)
 
 
+def test_the_command_line_has_every_option_that_a_rebuild_names() -> None:
+    everything = EngineOptions(
+        builder="tensorrt", workspace_bytes=1 << 30, opt_level=5, hardware_compat="ampere+", version_compatible=True,
+        compute_capability=("8.9",), strip_weights=True, sparse=True, dla=0, profile=(1, 2, 4),
+    )  # fmt: skip
+    command = typer.main.get_command(app)
+    assert isinstance(command, typer.core.TyperGroup)
+    known = {name for one in command.commands["export"].params for name in one.opts}
+    named = {one for one in everything.arguments() if one.startswith("--")}
+    assert len(named) == 10
+    assert named <= known
+    assert "--no-such-option" not in known
+
+
 def test_default_options_say_nothing() -> None:
     assert EngineOptions().to_dict() == {}
     assert EngineOptions().arguments() == []
@@ -247,7 +268,9 @@ def test_a_profile_that_fits(
     ],
 )
 def test_a_profile_that_does_not_fit(profile: tuple[int, int, int], batch: str, command: str) -> None:
-    with pytest.raises(InputError, match=rf"does not fit a\.onnx.* a batch of {batch}; export it .*{command}$"):
+    with pytest.raises(
+        InputError, match=rf"does not fit a\.onnx.* a batch of {batch}; export it .*{command}$"
+    ):
         check_profile(profile, parse_batch(batch), origin="a.onnx")
     wanted = command.removeprefix("--batch ")
     assert parse_batch(wanted) == BatchRange(profile[0], profile[2])
@@ -311,7 +334,9 @@ def test_the_library_is_the_one_that_is_installed(rtx: Library) -> None:
 def test_the_builder_is_chosen_by_what_is_here(rtx: Library) -> None:
     assert chosen_family("auto", gpus=[]) == "tensorrt-rtx"
     assert chosen_family("tensorrt-rtx", gpus=[]) == "tensorrt-rtx"
-    with pytest.raises(InputError, match="--builder 'trtexec' does not exist; give auto, tensorrt, tensorrt-rtx"):
+    with pytest.raises(
+        InputError, match="--builder 'trtexec' does not exist; give auto, tensorrt, tensorrt-rtx"
+    ):
         chosen_family("trtexec", gpus=[])
     wanted: type[Exception] = InputError if is_found("tensorrt") else MissingDependencyError
     with pytest.raises(wanted, match="--builder tensorrt"):
@@ -322,14 +347,18 @@ def test_a_library_that_is_not_installed_says_how_to_get_it() -> None:
     if is_found("tensorrt"):
         pytest.skip("TensorRT is installed")
     assert installed_version("tensorrt") == ""
-    with pytest.raises(MissingDependencyError, match=r"tensorrt does not import .*pip install 'trt-yolo\[gpu\]'"):
+    with pytest.raises(
+        MissingDependencyError, match=r"tensorrt does not import .*pip install 'trt-yolo\[gpu\]'"
+    ):
         Library("tensorrt")
 
 
 def test_a_library_that_is_broken_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if is_found("tensorrt"):
         pytest.skip("TensorRT is installed")
-    (tmp_path / "tensorrt.py").write_text("raise OSError('libnvinfer.so.10:\\ncannot open shared object file')")
+    (tmp_path / "tensorrt.py").write_text(
+        "raise OSError('libnvinfer.so.10:\\ncannot open shared object file')"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     wanted = r"does not import \(libnvinfer\.so\.10: cannot open shared object file\); pip install"
     with pytest.raises(MissingDependencyError, match=wanted):

@@ -175,16 +175,17 @@ def test_no_flip_of_a_bit_does_worse_than_a_refusal(tmp_path: Path) -> None:
             path.write_bytes(flipped)
             try:
                 plan = plan_file(path)
-            except EngineError as error:
+            except EngineError:
                 refused += 1
-                assert str(path) in str(error)
-                assert "\n" not in str(error)
+                _refused(path)
             else:
                 read += 1
                 assert plan.offset + plan.size == len(whole)
                 assert plan.family in ("tensorrt", "tensorrt-rtx")
     assert refused > 96  # at the least, those of the tags and of the length
-    assert read > 2 * 8 * 56  # what follows the first eight bytes of a plan is not looked at, but for the version
+    assert (
+        read > 2 * 8 * 56
+    )  # what follows the first eight bytes of a plan is not looked at, but for the version
 
 
 def test_an_onnx_graph_named_engine(demo_onnx: Path, tmp_path: Path) -> None:
@@ -199,7 +200,9 @@ def test_a_checkpoint_named_engine(tmp_path: Path) -> None:
     assert "a .pt checkpoint; give that to trt-yolo export" in _refused(path)
 
 
-@pytest.mark.parametrize("content", [b"\x7fELF" + bytes(60), b"version https://git-lfs.github.com/spec/v1\n" * 3])
+@pytest.mark.parametrize(
+    "content", [b"\x7fELF" + bytes(60), b"version https://git-lfs.github.com/spec/v1\n" * 3]
+)
 def test_something_else_named_engine(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.engine"
     path.write_bytes(content)
@@ -208,7 +211,7 @@ def test_something_else_named_engine(content: bytes, tmp_path: Path) -> None:
 
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
     assert "is a folder" in _refused(tmp_path)
-    assert "does not exist" in _refused(tmp_path / "gone.engine")
+    assert "no such file" in _refused(tmp_path / "gone.engine")
     (tmp_path / "file").touch()
     assert "cannot be read" in _refused(tmp_path / "file" / "model.engine")
     assert "cannot be read" in _refused(tmp_path / ("x" * 300))
@@ -218,7 +221,7 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
     _refused(loop)
     gone = tmp_path / "link.engine"
     gone.symlink_to(tmp_path / "nowhere.engine")
-    assert "does not exist" in _refused(gone)
+    assert "no such file" in _refused(gone)
 
 
 def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:

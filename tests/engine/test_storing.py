@@ -246,6 +246,7 @@ def test_readers_always_get_a_pair_while_somebody_writes(engine: Path) -> None:
     while time.monotonic() < until_s:
         for plan in (NEW, NEWER, OLD):
             _publish(engine, plan)
+            time.sleep(0.05)
     stopped.set()
     for thread in threads:
         thread.join(10)
@@ -264,7 +265,9 @@ def test_an_engine_without_a_manifest(engine: Path) -> None:
 def test_a_manifest_of_another_plan(engine: Path) -> None:
     write_pair(engine, OLD, manifest_for(NEW))
     assert len(OLD) == len(NEW)
-    with pytest.raises(EngineError, match=r"model\.engine is damaged or was replaced: its bytes are not those"):
+    with pytest.raises(
+        EngineError, match=r"model\.engine is damaged or was replaced: its bytes are not those"
+    ):
         manifest_of(plan_file(engine))
 
 
@@ -300,7 +303,18 @@ def test_a_manifest_that_cannot_be_read(engine: Path) -> None:
         manifest_of(plan_file(engine))
 
 
-TEXTS = [b"", b"{", b"[]", b"5", b"null", b'"text"', b"{}", b'{"schema": 99}', b"\xff\xfe\x00", b"[" * 100_000]
+TEXTS = [
+    b"",
+    b"{",
+    b"[]",
+    b"5",
+    b"null",
+    b'"text"',
+    b"{}",
+    b'{"schema": 99}',
+    b"\xff\xfe\x00",
+    b"[" * 100_000,
+]
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: repr(text[:12]))
@@ -464,8 +478,9 @@ def locking(engine: Path) -> Iterator[subprocess.Popen[str]]:
 def test_an_engine_is_alone_with_its_lock_among_processes(
     engine: Path, locking: subprocess.Popen[str]
 ) -> None:
-    with pytest.raises(ExportError, match=r"another process has been building .*model\.engine"), locked(
-        engine, timeout_s=0.2
+    with (
+        pytest.raises(ExportError, match=r"another process has been building .*model\.engine"),
+        locked(engine, timeout_s=0.2),
     ):
         pytest.fail("two have the lock")
     with locked(engine.with_name("other.engine"), timeout_s=0.2):
@@ -517,8 +532,9 @@ def test_a_folder_is_made(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"cannot write to .*file: .*--out"), locked(
-        tmp_path / "file" / "model.engine"
+    with (
+        pytest.raises(InputError, match=r"cannot write to .*file: .*--out"),
+        locked(tmp_path / "file" / "model.engine"),
     ):
         pytest.fail("it has the lock")
 

@@ -57,10 +57,11 @@ class TensorRTBackend(Backend):
         self.engine = check_loads(Path(engine))
         self.library = Library(self.engine.plan.family)
         self._cuda = _pycuda()
-        with contextlib.ExitStack() as on_error:
-            self._device: Any = self._cuda.Device(device).retain_primary_context()
-            self._device.push()
-            on_error.callback(self._cuda.Context.pop)  # on success too: pushed for calls alone
+        count = self._cuda.Device.count()
+        if not 0 <= device < count:
+            raise BackendError(f"there is no GPU {device}; {count} answer here, counted from 0")
+        self._device: Any = self._cuda.Device(device).retain_primary_context()
+        with self._in_context(), self._device_errors():
             self._load()
             super().__init__(_manifest_of(self.engine, self._plan, self.library))
             self._inputs, self._outputs = _tensor_names(self._plan, self.library)
@@ -199,11 +200,15 @@ class TensorRTBackend(Backend):
 def _pycuda() -> Any:
     try:
         driver = importlib.import_module("pycuda.driver")
-    except ImportError as error:
+    except (ImportError, OSError, RuntimeError) as error:
         raise MissingDependencyError(
-            f"running engines needs pycuda ({error}); pip install 'trt-yolo[gpu]'"
+            f"running engines needs pycuda, which does not import ({' '.join(str(error).split())[:200]}); "
+            "pip install 'trt-yolo[gpu]'"
         ) from error
-    driver.init()
+    try:
+        driver.init()
+    except driver.Error as error:
+        raise BackendError(f"the NVIDIA driver does not start ({error}); see trt-yolo doctor") from error
     return driver
 
 

@@ -68,7 +68,7 @@ def _show_engines(folder: Path, here: Here) -> None:
     from trt_yolo.errors import InputError
 
     rows = []
-    for path in sorted([*folder.glob("*.engine"), *folder.glob("*.plan")]):
+    for path in _engines(folder):
         try:
             engine = engine_at(path, here)
             built = f"{engine.plan.family} {engine.plan.version_text}"
@@ -77,3 +77,10 @@ def _show_engines(folder: Path, here: Here) -> None:
             rows.append([path.name, "", f"no: {error}"])
     if rows:
         print_table(f"engines in {folder}", ["engine", "built with", "loads here"], rows)
+
+
+def _engines(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix in (".engine", ".plan"))
+    except OSError:  # not there, no folder, not readable: nothing to look at
+        return []

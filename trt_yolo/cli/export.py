@@ -299,8 +299,9 @@ def _engine_rows(report: ExportReport) -> list[list[str]]:
         rows.append(
             [
                 "self-test",
-                f"{checked.detections} detections, {checked.unmatched} without a partner, scores within "
-                f"{checked.worst_score:.2g} of ONNX Runtime; batches {', '.join(map(str, checked.batches))}",
+                f"{checked.detections} detections, {checked.unmatched} without a partner, boxes within "
+                f"{checked.worst_box_px:.2g} px, scores within {checked.worst_score:.2g} of ONNX Runtime; "
+                f"batches {', '.join(map(str, checked.batches))}",
             ]
         )
     return rows

@@ -105,16 +105,16 @@ def _write_page(inspection: Inspection, page: Path) -> None:
 
 
 def _show(inspection: Inspection) -> None:
-    from trt_yolo.cli.render import print_table
+    from trt_yolo.cli.render import print_table, printable
 
-    rows = [[_printable(name), _printable(text)] for name, text in _facts(inspection)]
-    print_table(_printable(f"{inspection.path}: {inspection.format}"), ["fact", "value"], rows)
+    rows = [[name, text] for name, text in _facts(inspection)]
+    print_table(f"{inspection.path}: {inspection.format}", ["fact", "value"], rows)
     columns = ["precision", "layers", "conv", "matmul", "parameters", "MACs", "MACs, %"]
     print_table("layers by precision", columns, _sums(inspection), numbers=len(columns) - 1)
     if inspection.headline:
         typer.echo(inspection.headline)
     for note in inspection.notes:
-        typer.echo(f"note: {_printable(note)}")
+        typer.echo(f"note: {printable(note)}")
 
 
 def _facts(inspection: Inspection) -> list[tuple[str, str]]:
@@ -158,8 +158,3 @@ def _sums(inspection: Inspection) -> list[list[str]]:
         ]
         for precision, share in inspection.precisions.items()
     ]
-
-
-def _printable(text: str) -> str:
-    """What comes from a file, without what a terminal would obey."""
-    return "".join(mark if mark.isprintable() else "?" for mark in text)

@@ -23,10 +23,15 @@ def print_table(
             column, justify="right" if index >= len(columns) - numbers else "left", overflow="fold"
         )
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # a name in brackets is no markup
+        table.add_row(*(Text(printable(cell)) for cell in row))  # a name in brackets is no markup
     console = Console()
-    console.print(title, style="bold", soft_wrap=True, highlight=False, markup=False)
+    console.print(printable(title), style="bold", soft_wrap=True, highlight=False, markup=False)
     console.print(table)
+
+
+def printable(text: str) -> str:
+    """What may come from a file, without what a terminal would obey."""
+    return "".join(mark if mark.isprintable() else "?" for mark in text)
 
 
 def print_json(value: dict[str, Any]) -> None:

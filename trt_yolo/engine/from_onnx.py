@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import datetime
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from trt_yolo.manifest import (
 from trt_yolo.shapes import BatchRange
 from trt_yolo.version import __version__
 
+_MOST_NAME = 255  # bytes, of nearly every file system
 PORTABLE = ("8.0+",)  # what TensorRT for RTX builds for where nobody says
 
 _log = logging.getLogger(__name__)
@@ -104,21 +106,22 @@ def engine_from_onnx(
     family = chosen_family(options.builder, gpus=gpus)
     profile = check_profile(options.profile, manifest.batch, origin=str(source))
     check_writable(out)
-    onnx_path = _beside(source, out)
     engine = engine or out / f"{engine_stem(source.stem, family, options)}.engine"
+    _check_name(engine)
     if family == "tensorrt" and options.timing_cache is None:
         options = dataclasses.replace(options, timing_cache=_default_cache(out, gpus[0]))
     with locked(engine):
         if unless is not None and unless():
             return _as_it_is(engine)
         request = BuildRequest(
-            family=family, onnx=onnx_path, plan=part_path(engine, of=engine),
+            family=family, onnx=source, plan=part_path(engine, of=engine),
             log=part_path(log_path(engine), of=engine), failed_log=failed_log_path(engine),
             options=options, profile=profile, imgsz_hw=manifest.imgsz_hw,
         )  # fmt: skip
         with _logged(request, log_path(engine)):
             built = run_build(request, progress)
             manifest = _described(manifest, request, built, gpus)
+            _copy_beside(source, out)
             checked = _self_test(request, manifest) if check else None
             publish(request.plan, engine, manifest)
     for line in built.warnings:
@@ -137,6 +140,8 @@ def manifest_of_onnx(path: Path) -> Manifest:
         UnsupportedModelError: It is no graph of YOLOv8.
     """
     try:
+        if path.is_file() and path.stat().st_size == 0:
+            raise InputError(f"{path} is empty; export the model again")
         model = onnx.load(str(path), load_external_data=False)
         metadata = {entry.key: str(entry.value) for entry in model.metadata_props}
     except (DecodeError, UnicodeDecodeError) as error:
@@ -176,14 +181,21 @@ def engine_stem(stem: str, family: Family, options: EngineOptions) -> str:
     return stem + ("" if options.dla is None else f"-dla{options.dla}")
 
 
-def _beside(source: Path, out: Path) -> Path:
-    """The ONNX in the engine's folder, copied there if need be."""
-    if source.parent.resolve() == out.resolve():
-        return source
-    beside = source.with_name(source.name + ".json")
-    files = {out / one.name: one.read_bytes() for one in (source, beside) if one.is_file()}
-    write_together(files)
-    return out / source.name
+def _check_name(engine: Path) -> None:
+    longest = manifest_path(part_path(engine, of=engine)).name
+    too_many = len(os.fsencode(longest)) - _MOST_NAME
+    if too_many > 0:
+        raise InputError(
+            f"{engine.name} is too long a name: the files that grow beside it have {too_many} characters too many; "
+            "rename the model"
+        )
+
+
+def _copy_beside(source: Path, out: Path) -> None:
+    """The ONNX goes where its engine goes: it is built anew from it."""
+    if source.parent.resolve() != out.resolve():
+        files = [one for one in (source, source.with_name(source.name + ".json")) if one.is_file()]
+        write_together({out / one.name: one.read_bytes() for one in files})
 
 
 def _default_cache(out: Path, gpu: Device) -> Path:
@@ -205,8 +217,9 @@ def _logged(request: BuildRequest, log: Path) -> Iterator[None]:
     """A build that succeeds or fails leaves its log; one that is interrupted leaves nothing."""
     try:
         yield
-        request.log.replace(log)
-        request.failed_log.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the engine is in its place: a log is not worth an error
+            request.log.replace(log)
+            request.failed_log.unlink(missing_ok=True)
     except TrtYoloError:
         with contextlib.suppress(OSError):
             if request.log.stat().st_size:

@@ -79,8 +79,8 @@ def engine_at(path: Path, here: Here | None = None) -> Engine:
         EngineError: It is no engine, is damaged, or is not the one that its manifest describes.
         UnsupportedModelError: Its manifest is damaged.
     """
-    plan = plan_file(path)
-    manifest = manifest_of(plan)
+    manifest = manifest_of(plan_file(path))
+    plan = plan_file(path)  # as it is now: a writer may have come before the manifest was found
     problem = _problem(plan, None if manifest is None else manifest.engine, here or this_machine())
     return Engine(plan=plan, manifest=manifest, problem=problem)
 
@@ -138,9 +138,9 @@ def _same_version(built: tuple[int, ...], here: str) -> bool:
 
 def _compatible(plan: PlanFile, facts: EngineFacts | None, here: str) -> bool:
     """Whether a plan with a lean runtime was built by an older TensorRT."""
-    return (
-        facts is not None and bool(facts.options.get("version_compatible")) and plan.version <= _numbers(here)
-    )
+    if facts is None or plan.family != "tensorrt":
+        return False
+    return bool(facts.options.get("version_compatible")) and plan.version <= _numbers(here)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -190,34 +190,43 @@ def check_supported(options: EngineOptions, library: Library, *, has_gpu: bool) 
     Raises:
         InputError: An option that it does not have.
     """
-    here = f"{library.family} {library.version}"
-    for option, problem in _missing(options, library.family, library, has_gpu):
-        raise InputError(f"{option} is not possible with {here}: {problem}")
-
-
-def _missing(
-    options: EngineOptions, family: Family, library: Library, has_gpu: bool
-) -> list[tuple[str, str]]:
-    found = []
-    if family == "tensorrt-rtx":
-        if options.hardware_compat != "none":
-            wanted = "its engines run on every RTX GPU since Ampere; --compute-capability names fewer"
-            found.append((f"--hardware-compat {options.hardware_compat}", wanted))
-        if options.version_compatible:
-            found.append(("--version-compatible", "its engines run with the version that built them alone"))
-        if options.dla is not None:
-            found.append((f"--dla {options.dla}", "it knows no DLA; use --builder tensorrt on the Jetson"))
-        if options.timing_cache is not None:
-            found.append(("--timing-cache", "it measures no kernels when it builds"))
-        if options.strip_weights and not has_gpu:
-            found.append(
-                ("--strip-weights", "it needs a GPU for that while it builds, and none answers here")
-            )
-    elif options.compute_capability:
-        wanted = "it builds for the GPU that it runs on; see --hardware-compat, or use --builder tensorrt-rtx"
-        found.append(("--compute-capability", wanted))
+    check_family(options, library.family, library.version, has_gpu=has_gpu)
     if options.hardware_compat == "same-cc" and not hasattr(
         library.trt.HardwareCompatibilityLevel, "SAME_COMPUTE_CAPABILITY"
     ):
-        found.append(("--hardware-compat same-cc", "it came with TensorRT 10.10; use ampere+ or none"))
+        raise InputError(
+            f"--hardware-compat same-cc is not possible with {library.family} {library.version}: "
+            "it came with TensorRT 10.10; use ampere+ or none"
+        )
+
+
+def check_family(options: EngineOptions, family: Family, version: str = "", *, has_gpu: bool) -> None:
+    """The same, as far as it can be said before TensorRT is imported.
+
+    Raises:
+        InputError: An option that no such TensorRT has.
+    """
+    missing = _missing_in_rtx(options, has_gpu) if family == "tensorrt-rtx" else _missing_in_tensorrt(options)
+    for option, problem in missing:
+        raise InputError(f"{option} is not possible with {f'{family} {version}'.strip()}: {problem}")
+
+
+def _missing_in_rtx(options: EngineOptions, has_gpu: bool) -> list[tuple[str, str]]:
+    found = []
+    if options.hardware_compat != "none":
+        wanted = "its engines run on every RTX GPU since Ampere; --compute-capability names fewer"
+        found.append((f"--hardware-compat {options.hardware_compat}", wanted))
+    if options.version_compatible:
+        found.append(("--version-compatible", "its engines run with the version that built them alone"))
+    if options.dla is not None:
+        found.append((f"--dla {options.dla}", "it knows no DLA; use --builder tensorrt on the Jetson"))
+    if options.timing_cache is not None:
+        found.append(("--timing-cache", "it measures no kernels when it builds"))
+    if options.strip_weights and not has_gpu:
+        found.append(("--strip-weights", "it needs a GPU for that while it builds, and none answers here"))
     return found
+
+
+def _missing_in_tensorrt(options: EngineOptions) -> list[tuple[str, str]]:
+    wanted = "it builds for the GPU that it runs on; see --hardware-compat, or use --builder tensorrt-rtx"
+    return [("--compute-capability", wanted)] if options.compute_capability else []

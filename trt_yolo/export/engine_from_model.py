@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from trt_yolo.engine.device import devices
 from trt_yolo.engine.from_onnx import engine_from_onnx, manifest_of_onnx
-from trt_yolo.engine.library import chosen_family
-from trt_yolo.engine.options import EngineOptions
+from trt_yolo.engine.library import chosen_family, installed_version
+from trt_yolo.engine.options import EngineOptions, check_family, check_profile
 from trt_yolo.errors import InputError, UnsupportedModelError
 from trt_yolo.export.exporting import Artifact, ExportOptions, ExportReport, export_model
 from trt_yolo.manifest import Manifest
@@ -44,10 +45,10 @@ def engine_from_model(
         MissingDependencyError: No TensorRT is installed.
     """
     options, engine = options or ExportOptions(), engine or EngineOptions()
-    chosen_family(engine.builder)  # says now, not after minutes of calibration, that nothing here can build
+    _check_now(options, engine)
     exported = _exported_manifest(source)
     if exported is not None and (exported.graph == "deploy" or options.head):
-        _check_nothing_to_export(source, options)
+        _check_nothing_to_export(source, exported, options)
         report = ExportReport(artifacts=[], manifest=exported, parity=None)
         onnx, folder = source, out
     else:
@@ -66,6 +67,19 @@ def engine_from_model(
     )
 
 
+def _check_now(options: ExportOptions, engine: EngineOptions) -> None:
+    """Says what cannot be built now, not after minutes of calibration."""
+    gpus = devices()
+    family = chosen_family(engine.builder, gpus=gpus)
+    check_family(engine, family, installed_version(family), has_gpu=bool(gpus))
+    if engine.profile is not None and options.batch is not None:
+        check_profile(engine.profile, options.batch, origin=f"--batch {options.batch}")
+    if options.precision == "int8" and options.low_precision.target == "cpu":
+        raise InputError(
+            "--target cpu lays int8 out for ONNX Runtime, and TensorRT takes only its own; leave it out"
+        )
+
+
 def _exported_manifest(source: Path) -> Manifest | None:
     """Of a graph that trt-yolo exported; None for anything else, which the exporter reads for itself."""
     if source.suffix.lower() != ".onnx" or not source.is_file():
@@ -77,7 +91,7 @@ def _exported_manifest(source: Path) -> Manifest | None:
     return manifest if manifest.version else None
 
 
-def _check_nothing_to_export(source: Path, options: ExportOptions) -> None:
+def _check_nothing_to_export(source: Path, exported: Manifest, options: ExportOptions) -> None:
     asked = {
         "--imgsz": options.imgsz_hw,
         "--batch": options.batch,
@@ -86,6 +100,8 @@ def _check_nothing_to_export(source: Path, options: ExportOptions) -> None:
         "--data": options.data,
     }
     given = [option for option, value in asked.items() if value is not None]
+    given += ["--head"] if options.head and exported.graph == "deploy" else []
+    given += [] if options.exporter == "auto" else [f"--exporter {options.exporter}"]
     given += [] if options.precision == "fp32" else [f"--{options.precision}"]
     if given:
         raise InputError(

@@ -1,0 +1,159 @@
+"""What the code asks of TensorRT is there: of RTX's module by looking, of TensorRT 10's by its stubs."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SOURCES = sorted((ROOT / "trt_yolo" / "engine").glob("*.py")) + [
+    one for one in [ROOT / "trt_yolo" / "backends" / "tensorrt.py"] if one.exists()
+]
+MODULE = "trt"  # how the code calls it: a name, or an attribute of a `Library`
+STUBS = Path(os.environ.get("TRT_YOLO_STUBS", ROOT / ".venv" / "stubs"))
+
+
+def names_of_tensorrt(source: str) -> set[str]:
+    """What a source asks of `trt`, `library.trt` and the like, without `trt` itself: such as BuilderFlag.FP16.
+
+    A name in quotes, for getattr or hasattr, is asked for with care and does not count.
+    """
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        parts = list(_parts(node))
+        if MODULE in parts[:-1]:
+            found.add(".".join(parts[parts.index(MODULE) + 1 :]))
+    return found
+
+
+def members_of_tensorrt(source: str) -> set[str]:
+    """What a source asks of arguments that are annotated as TensorRT's, such as IBuilderConfig.set_flag."""
+    found = set()
+    for function in ast.walk(ast.parse(source)):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        kinds = {
+            argument.arg: ".".join(list(_parts(argument.annotation))[1:])
+            for argument in (*function.args.args, *function.args.kwonlyargs)
+            if argument.annotation is not None and next(_parts(argument.annotation), "") == "tensorrt"
+        }
+        for node in ast.walk(function):
+            if (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.value, ast.Name)
+                and node.value.id in kinds
+            ):
+                found.add(f"{kinds[node.value.id]}.{node.attr}")
+    return found
+
+
+def _parts(node: ast.AST) -> Iterator[str]:
+    """`a.b.c` as a, b, c; nothing of what is no such chain."""
+    if isinstance(node, ast.Name):
+        yield node.id
+    elif isinstance(node, ast.Attribute):
+        before = list(_parts(node.value))
+        if before:
+            yield from before
+            yield node.attr
+
+
+def missing_from(module: Any, names: set[str]) -> list[str]:
+    """The names that a module does not have."""
+    missing = []
+    for name in sorted(names):
+        found = module
+        for part in name.split("."):
+            if not hasattr(found, part):
+                missing.append(name)
+                break
+            found = getattr(found, part)
+    return missing
+
+
+def test_names_are_collected() -> None:
+    source = """
+import tensorrt
+trt.Builder(logger).create_network(1 << int(trt.Flag.STRONG))
+library.trt.A.B
+def work(self, config: tensorrt.IBuilderConfig, other: int, *, builder: tensorrt.Builder) -> tensorrt.ILogger:
+    x = self._library.trt.C
+    config.set_flag(1)
+    builder.count = other.nothing
+    if hasattr(trt, "GUARDED") or getattr(library.trt.Careful, "TOO"):
+        trt_yolo.engine.x = other.trt
+"""
+    assert names_of_tensorrt(source) == {
+        "Builder", "Flag", "Flag.STRONG", "A", "A.B", "C", "Careful",
+    }  # fmt: skip
+    assert members_of_tensorrt(source) == {"IBuilderConfig.set_flag", "Builder.count"}
+
+
+def test_tensorrt_for_rtx_has_all_that_is_asked_of_it() -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="extra `rtx` is not installed")
+    names = set().union(*(names_of_tensorrt(path.read_text()) for path in SOURCES))
+    assert {"Builder", "OnnxParser", "BuilderFlag.STRIP_PLAN", "MemoryPoolType.WORKSPACE"} <= names
+    assert len(names) > 20
+    assert missing_from(trt, names) == []
+    made_up = {"NoSuchClass", "BuilderFlag.NO_SUCH_FLAG", "Builder.no_such_method.at_all"}
+    assert missing_from(trt, names | made_up) == sorted(made_up)
+
+
+def test_tensorrt_for_rtx_has_all_methods_that_are_called() -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="extra `rtx` is not installed")
+    members = set().union(*(members_of_tensorrt(path.read_text()) for path in SOURCES))
+    assert {"Builder.create_optimization_profile", "IBuilderConfig.set_flag"} <= members
+    assert missing_from(trt, members) == []
+    assert missing_from(trt, members | {"Builder.no_such_method"}) == ["Builder.no_such_method"]
+
+
+def _ty(*paths: Path) -> subprocess.CompletedProcess[str]:
+    """The type checker, with TensorRT's stubs."""
+    command = [
+        "check", "--extra-search-path", STUBS, "--python", sys.prefix, "--output-format", "concise",
+        "--ignore", "deprecated", *paths,
+    ]  # fmt: skip
+    return subprocess.run(
+        [_checker(), *map(str, command)], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+
+
+def _checker() -> str:
+    found = shutil.which("ty") or shutil.which("ty", path=str(Path(sys.executable).parent))
+    if found is None:
+        pytest.skip("ty is not installed")
+    if not (STUBS / "tensorrt").is_dir():
+        pytest.skip(f"no stubs of TensorRT: {STUBS} is missing; make test lays them there")
+    return found
+
+
+def test_the_code_fits_tensorrts_stubs() -> None:
+    checked = _ty(*SOURCES)
+    assert checked.returncode == 0, checked.stdout
+
+
+WRONG = [
+    ("building.py", "create_optimization_profile", "create_optimisation_profile"),
+    ("building.py", "trt.BuilderFlag.STRIP_PLAN", "trt.BuilderFlag.NO_SUCH_FLAG"),
+    ("building.py", "trt.OnnxParser(", "trt.NoSuchParser("),
+]
+
+
+@pytest.mark.parametrize(("name", "right", "wrong"), WRONG, ids=[one[2] for one in WRONG])
+def test_a_name_that_tensorrt_does_not_have_is_found(
+    name: str, right: str, wrong: str, tmp_path: Path
+) -> None:
+    source = (ROOT / "trt_yolo" / "engine" / name).read_text()
+    assert right in source
+    (tmp_path / name).write_text(source.replace(right, wrong))
+    checked = _ty(tmp_path / name)
+    assert checked.returncode == 1, checked.stderr
+    assert wrong.rstrip("(").rpartition(".")[2] in checked.stdout
