@@ -40,10 +40,24 @@ Spoil = Callable[[Rows], Any]
 """Changes the rows of a batch where they are, or returns others."""
 
 
+class _Remembering(OnnxRuntimeBackend):
+    """ONNX Runtime that computes a batch once, however many tests ask for it."""
+
+    def __init__(self, model: Path) -> None:
+        super().__init__(model)
+        self._known: dict[tuple[bytes, float, float], Output] = {}
+
+    def _run(self, frames_bgr: Frames, conf: float, iou: float) -> Output:
+        key = (frames_bgr.tobytes(), conf, iou)
+        if key not in self._known:
+            self._known[key] = super()._run(frames_bgr, conf, iou)
+        return Output(*(one.copy() for one in self._known[key]))
+
+
 @cache
 def _onnx_runtime(model: Path) -> OnnxRuntimeBackend:
     """A session for all tests of a graph."""
-    return OnnxRuntimeBackend(model)
+    return _Remembering(model)
 
 
 class _Spoiled(Backend):
@@ -259,7 +273,7 @@ def _turned(rows: Rows) -> Rows:
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 def test_a_wrong_row_of_a_batch(spoil: Spoil, fixture: str, request: pytest.FixtureRequest) -> None:
     path: Path = request.getfixturevalue(fixture)
-    with pytest.raises(ExportError, match=r"row [1-3] of a batch of [24] differs by up to"):
+    with pytest.raises(ExportError, match=r"row [1-3] of a batch of [24] equal images differs from row 0"):
         _tested(_Spoiled(path, spoil), path)
 
 
@@ -382,9 +396,7 @@ def test_one_number_that_is_none(column: int, value: float, demo_onnx: Path) -> 
 
 
 def test_the_line_says_how_many(demo_onnx: Path) -> None:
-    with pytest.raises(
-        ExportError, match=r"\d+ detections of \d+ have no partner in ONNX Runtime \(allowed \d+\)"
-    ):
+    with pytest.raises(ExportError, match=r"\d+ detections of \d+ have no partner \(allowed \d+\)"):
         _tested(_Spoiled(demo_onnx, _every_other_missing), demo_onnx)
 
 
