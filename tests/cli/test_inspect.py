@@ -123,3 +123,35 @@ def test_a_terminal_obeys_nothing_of_a_file(tmp_path: Path, cli: Command) -> Non
     assert "\x1b]" not in outcome.out
     assert "\x1b[2J" not in outcome.out
     assert "[red]text" in outcome.out
+
+
+def test_times_of_layers(demo_onnx: Path, tmp_path: Path, cli: Command) -> None:
+    layer = next(node.name for node in onnx.load(demo_onnx).graph.node if node.op_type == "Conv")
+    profile = tmp_path / "profile.json"
+    profile.write_text(
+        json.dumps([{"count": 10}, {"name": layer, "medianMs": 0.25}, {"name": "other", "medianMs": 1}])
+    )
+    outcome = cli(
+        "inspect", str(demo_onnx), "--times", str(profile), "--html", str(tmp_path / "p.html"), "--json"
+    )
+    assert (outcome.code, outcome.err) == (0, "")
+    timed = [one for one in json.loads(outcome.out.splitlines()[-1])["layers"] if one["time_ms"] is not None]
+    assert [(one["name"], one["time_ms"]) for one in timed] == [(layer, 0.25)]
+    assert "0.250 ms" in (tmp_path / "p.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (None, "cannot read"),
+        ("{", "damaged or no JSON"),
+        ('[{"name": "x", "medianMs": 1}]', "none of the 1 layers"),
+    ],
+)
+def test_times_that_do_not_fit(
+    content: str | None, part: str, demo_onnx: Path, tmp_path: Path, cli: Command
+) -> None:
+    profile = tmp_path / "profile.json"
+    if content is not None:
+        profile.write_text(content)
+    assert_one_error(cli("inspect", str(demo_onnx), "--times", str(profile)), part)

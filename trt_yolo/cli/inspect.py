@@ -20,11 +20,17 @@ def inspect(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Write one page with the graph, coloured by precision.", show_default=False),
     ] = None,
+    times: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="What layers took: the JSON of trtexec --exportProfile.", show_default=False),
+    ] = None,
 ) -> None:
     """Say what is inside a model file: inputs, precision of its layers, Q/DQ, manifest, and whether it loads here."""
     from trt_yolo.cli.render import print_json
 
     inspection = _inspected(file)
+    if times is not None:
+        inspection = _with_times(inspection, times)
     if html is not None:
         _write_page(inspection, html)
     _show(inspection)
@@ -32,6 +38,28 @@ def inspect(
         typer.echo(f"wrote {html}")
     if json_line:
         print_json(inspection.to_dict())
+
+
+def _with_times(inspection: Inspection, file: Path) -> Inspection:
+    """The layers with what each took, by their names."""
+    import dataclasses
+
+    from trt_yolo.errors import InputError
+    from trt_yolo.inspection.from_inspector import times_from_profile
+
+    try:
+        found = times_from_profile(file.read_text(encoding="utf-8", errors="replace"))
+    except OSError as error:
+        raise InputError(
+            f"cannot read {file}: {error.strerror or error}; give another with --times"
+        ) from error
+    layers = tuple(dataclasses.replace(one, time_ms=found.get(one.name)) for one in inspection.layers)
+    if all(one.time_ms is None for one in layers):
+        raise InputError(
+            f"none of the {len(found)} layers in {file} is one of {inspection.path}; "
+            "give the profile of this engine, inspected where it loads"
+        )
+    return dataclasses.replace(inspection, layers=layers)
 
 
 def _inspected(file: Path) -> Inspection:
