@@ -1,260 +1,304 @@
-"""TensorRT, or TensorRT for RTX: an engine on a GPU.
+"""TensorRT, or TensorRT for RTX: an engine on a GPU, several batches at once.
 
-Enters: an `.engine` of trt-yolo's, Ultralytics', or another's with a manifest. Knows no sources and no processes. CUDA
-is reached through pycuda, in the device's primary context, which is pushed for every call and popped after it.
+Enters: an `.engine` of trt-yolo's, Ultralytics', or another's with a manifest. Knows no sources and no processes.
+A backend has one lane for each batch that may be under way: an execution context for each batch size, a stream, its
+own device memory. A batch copies in, runs and copies out in its lane's stream, as one captured graph where that works;
+other lanes do so meanwhile. Slots that were adopted are page-locked and copied from where they lie.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
-from collections.abc import Iterator
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from trt_yolo.backends.base import Backend, Frames, Output, images_for_head, output_from_head
-from trt_yolo.engine.library import Library
-from trt_yolo.engine.loadable import Engine, check_loads
-from trt_yolo.engine.options import EngineOptions, options_from_dict
-from trt_yolo.engine.plan import ultralytics_metadata
-from trt_yolo.errors import (
-    BackendError,
-    DeviceError,
-    EngineError,
-    MissingDependencyError,
-    UnsupportedModelError,
+from trt_yolo.backends.base import (
+    Backend,
+    Flight,
+    Frames,
+    Output,
+    Rows,
+    images_for_head,
+    output_from_head,
+    settle,
 )
-from trt_yolo.export.writing import file_sha256
-from trt_yolo.manifest import EngineFacts, Manifest, manifest_from_ultralytics
+from trt_yolo.backends.cuda import Gpu
+from trt_yolo.backends.lanes import Captures, MemoryStrategy, batch_sizes, fitting, strategy_for
+from trt_yolo.backends.tensorrt_engine import LoadedEngine
+from trt_yolo.errors import BackendError
 
 if TYPE_CHECKING:
     import tensorrt
 
-_WARNING = 2
+DEFAULT_STREAMS = 2
+_THRESHOLDS = "thresholds"  # one copy for both; TensorRT wants tensors at multiples of 256 bytes
+_IOU_AT = 256
+
+_log = logging.getLogger(__name__)
 
 
 class TensorRTBackend(Backend):
     """An engine on a GPU.
 
     Attributes:
-        engine: What the file is.
-        library: The TensorRT that runs it.
+        gpu: The GPU.
+        engine: The engine.
+        memory_strategy: How slots reach the GPU.
 
     Args:
         engine: Path of the file.
         device: The GPU, as CUDA counts.
+        streams: Batches that may be under way at once.
+        graphs: Whether to capture graphs.
+        spin: Never sleep while waiting: lowest latency, one core busy.
 
     Raises:
         EngineError: It does not load here; the line says why and what to do.
-        BackendError: TensorRT refuses it all the same.
-        MissingDependencyError: TensorRT or pycuda is not installed.
+        BackendError: TensorRT refuses it all the same, or no such GPU.
+        MissingDependencyError: TensorRT, pycuda or cuda-bindings is not installed.
     """
 
-    def __init__(self, engine: str | Path, *, device: int = 0) -> None:
-        self.engine = check_loads(Path(engine))
-        self.library = Library(self.engine.plan.family)
-        self._cuda = _pycuda()
-        count = self._cuda.Device.count()
-        if not 0 <= device < count:
-            raise BackendError(f"there is no GPU {device}; {count} answer here, counted from 0")
-        self._device: Any = self._cuda.Device(device).retain_primary_context()
-        with self._in_context(), self._device_errors():
-            self._load()
-            super().__init__(_manifest_of(self.engine, self._plan, self.library))
-            self._inputs, self._outputs = _tensor_names(self._plan, self.library)
-            self._buffers: dict[str, tuple[int, Any]] = {}
-            self._stream = self._cuda.Stream(1)  # non-blocking: does not wait for the default stream
+    def __init__(
+        self,
+        engine: str | Path,
+        *,
+        device: int = 0,
+        streams: int = DEFAULT_STREAMS,
+        graphs: bool = True,
+        spin: bool = False,
+    ) -> None:
+        self.gpu = Gpu(device)
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(self.gpu.close)
+            with self.gpu.current():
+                self.engine = LoadedEngine(Path(engine))
+                super().__init__(self.engine.manifest)
+                self.sizes = batch_sizes(self.manifest.batch)
+                largest = self.sizes[-1]
+                self._lanes = [
+                    _Lane(self.gpu, self.engine, largest=largest, graphs=graphs) for _ in range(streams)
+                ]
+            on_error.pop_all()
+        self.at_once = streams
+        if spin:
+            self.spin_s = float("inf")
+        self.memory_strategy: MemoryStrategy = "staged"
+        self._adopted: tuple[int, int] = (0, 0)
 
-    def _load(self) -> None:
-        trt, plan = self.library.trt, self.engine.plan
-        facts = self.engine.facts
-        options = EngineOptions() if facts is None else options_from_dict(facts.options)
-        errors: list[str] = []
-        self._logger = _logger(self.library, errors)
-        runtime = trt.Runtime(self._logger)
-        if options.version_compatible:
-            runtime.engine_host_code_allowed = (
-                True  # the plan carries a runtime: code that is trusted with the plan
-            )
-        if options.dla is not None:
-            runtime.DLA_core = options.dla
-        self._runtime = runtime
-        self._plan = runtime.deserialize_cuda_engine(plan.read())
-        if self._plan is None:
-            raise BackendError(
-                f"{self.library.family} {self.library.version} does not load {plan.path}: {_first(errors)}; "
-                "build it again"
-            )
-        if facts is not None and options.strip_weights:
-            self._refit(facts, errors)
-        self._context = self._plan.create_execution_context()
-        if self._context is None:
-            raise BackendError(
-                f"{self.library.family} cannot make a context for {plan.path}: {_first(errors)}; "
-                "free GPU memory, or use a smaller batch"
-            )
+    def adopt(self, memory: npt.NDArray[np.uint8]) -> None:
+        """Page-locks the memory that slots lie in."""
+        with self.gpu.current():
+            reason = self.gpu.register(memory)
+        if reason:
+            _log.warning("frames are copied once more, as their memory cannot be page-locked: %s", reason)
+        else:
+            start = memory.ctypes.data
+            self._adopted = (start, start + memory.nbytes)
+        self.memory_strategy = strategy_for(
+            integrated=self.gpu.integrated, can_map=self.gpu.can_map, registered=not reason
+        )
 
-    def _refit(self, facts: EngineFacts, errors: list[str]) -> None:
-        """Gives a plan that was stripped its weights again."""
-        trt = self.library.trt
-        onnx = self.engine.plan.path.with_name(facts.onnx)
-        if not onnx.is_file() or file_sha256(onnx) != facts.onnx_sha256:
-            raise EngineError(
-                f"{self.engine.plan.path} has no weights of its own, and {onnx}, from which it was built, "
-                "is not there or has changed; copy it too"
-            )
-        refitter = trt.Refitter(self._plan, self._logger)
-        parser = trt.OnnxParserRefitter(refitter, self._logger)
-        if not (parser.refit_from_file(str(onnx)) and refitter.refit_cuda_engine()):
-            raise BackendError(
-                f"{self.engine.plan.path} does not take the weights of {onnx}: {_first(errors)}"
-            )
-
-    def _run(self, frames_bgr: Frames, conf: float, iou: float) -> Output:
-        outputs = self._outputs_of(self._feed(frames_bgr, conf, iou))
+    def begin_into(self, frames_bgr: Frames, rows: Rows, *, count: int, conf: float, iou: float) -> Flight:
+        """See `Backend`: a lane that has nothing under way takes the batch."""
         if self.manifest.graph == "head":
-            return output_from_head(outputs[0].astype(np.float32, copy=False), conf=conf, iou=iou)
-        found = dict(zip(self._outputs, outputs, strict=True))
-        return Output(found["detections"], found["unconverged"])
+            return super().begin_into(frames_bgr, rows, count=count, conf=conf, iou=iou)
+        self._check(frames_bgr[:count])
+        size = fitting(self.sizes, count)
+        lane = next((one for one in self._lanes if one.flight is None), self._lanes[0])
+        if lane.flight is not None:
+            lane.flight.finish()
+        is_direct = size <= len(frames_bgr) and self._is_adopted(frames_bgr)
+        source, target = (frames_bgr, rows) if is_direct else lane.staging()
+        if not is_direct:
+            source[:count] = frames_bgr[:count]
+        source[count:size] = 0  # not what an earlier batch left there
+        with self.gpu.current():
+            lane.start(source[:size], target[:size], conf, iou, is_mapped=is_direct and self._is_mapped)
+        lane.flight = _InFlight(self.gpu, lane, rows[:count], target[:count], iou)
+        return lane.flight
 
-    def _feed(self, frames_bgr: Frames, conf: float, iou: float) -> dict[str, npt.NDArray[Any]]:
+    def infer_into(self, frames_bgr: Frames, rows: Rows, *, count: int, conf: float, iou: float) -> None:
+        """See `Backend`."""
         if self.manifest.graph == "head":
-            name = self._inputs[0]
-            dtype = self.library.trt.nptype(self._plan.get_tensor_dtype(name))
-            return {name: images_for_head(frames_bgr).astype(dtype, copy=False)}
-        return {
-            "frames": frames_bgr,
-            "conf": np.array([conf], np.float32),
-            "iou": np.array([iou], np.float32),
-        }
-
-    def _outputs_of(self, feed: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        """Copies in, runs, copies out; the arrays are new."""
-        with self._in_context(), self._device_errors():
-            for name, array in feed.items():
-                array = np.ascontiguousarray(array)
-                self._context.set_input_shape(name, array.shape)
-                address = self._address(name, array.nbytes)
-                self._cuda.memcpy_htod_async(address, array, self._stream)
-            outputs = [self._output(name) for name in self._outputs]
-            if not self._context.execute_async_v3(self._stream.handle):
-                raise BackendError(
-                    f"{self.library.family} did not run {self.engine.plan.path}; build it again"
-                )
-            for name, array in zip(self._outputs, outputs, strict=True):
-                self._cuda.memcpy_dtoh_async(array, self._buffers[name][1], self._stream)
-            self._stream.synchronize()
-        return outputs
-
-    def _output(self, name: str) -> npt.NDArray[Any]:
-        shape = self._context.get_tensor_shape(name)
-        dtype = self.library.trt.nptype(self._plan.get_tensor_dtype(name))
-        array = np.empty([shape[axis] for axis in range(len(shape))], dtype)
-        self._address(name, array.nbytes)
-        return array
-
-    def _address(self, name: str, size: int) -> Any:
-        """Device memory of a tensor; it grows with the largest batch."""
-        have, memory = self._buffers.get(name, (0, None))
-        if have < size:
-            memory = self._cuda.mem_alloc(size)
-            self._buffers[name] = (size, memory)
-            self._context.set_tensor_address(name, int(memory))
-        return memory
-
-    @contextlib.contextmanager
-    def _in_context(self) -> Iterator[None]:
-        self._device.push()
-        try:
-            yield
-        finally:
-            self._cuda.Context.pop()
-
-    @contextlib.contextmanager
-    def _device_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except self._cuda.MemoryError as error:
-            free, total = self._cuda.mem_get_info()
-            raise BackendError(
-                f"the GPU's memory is full ({free >> 20} of {total >> 20} MiB free); "
-                "use fewer workers or a smaller batch"
-            ) from error
-        except self._cuda.Error as error:
-            raise DeviceError(f"the GPU is lost to this process: {error}; a new process can go on") from error
+            super().infer_into(frames_bgr, rows, count=count, conf=conf, iou=iou)
+        else:
+            self.begin_into(frames_bgr, rows, count=count, conf=conf, iou=iou).finish()
 
     def close(self) -> None:
-        """Gives back the GPU's memory and the context."""
-        if self.__dict__.get("_device") is None:
+        """Gives back the GPU's memory and the context; calling twice is fine."""
+        if not self._lanes:
             return
-        with self._in_context():
-            for name in ("_buffers", "_stream", "_context", "_plan", "_runtime"):
-                self.__dict__.pop(name, None)
-        self._device.detach()
-        self._device = None
+        with contextlib.suppress(BackendError), self.gpu.current():  # a lost device gives nothing back
+            for lane in self._lanes:
+                lane.close()
+            self.engine.close()
+        self._lanes = []
+        self.gpu.close()
+
+    @property
+    def _is_mapped(self) -> bool:
+        return self.memory_strategy == "mapped"
+
+    def _is_adopted(self, array: npt.NDArray[Any]) -> bool:
+        start, end = self._adopted
+        return start <= array.ctypes.data and array.ctypes.data + array.nbytes <= end
+
+    def _run(self, frames_bgr: Frames, conf: float, iou: float) -> Output:
+        if self.manifest.graph == "head":
+            with self.gpu.current():
+                found = self._lanes[0].run_head(images_for_head(frames_bgr))
+            return output_from_head(found, conf=conf, iou=iou)
+        rows = np.empty((len(frames_bgr), self.manifest.rows, 6), np.float32)
+        self.begin_into(frames_bgr, rows, count=len(frames_bgr), conf=conf, iou=iou).finish()
+        return Output(rows, np.zeros((len(frames_bgr), 1), np.float32))
 
 
-def _pycuda() -> Any:
-    try:
-        driver = importlib.import_module("pycuda.driver")
-    except (ImportError, OSError, RuntimeError) as error:
-        raise MissingDependencyError(
-            f"running engines needs pycuda, which does not import ({' '.join(str(error).split())[:200]}); "
-            "pip install 'trt-yolo[gpu]'"
-        ) from error
-    try:
-        driver.init()
-    except driver.Error as error:
-        raise BackendError(f"the NVIDIA driver does not start ({error}); see trt-yolo doctor") from error
-    return driver
+class _Lane:
+    """Where one batch at a time runs.
+
+    Attributes:
+        flight: What is under way; None where nothing is.
+        event: Happens when it is done.
+        unconverged: (largest batch, 1) float32, page-locked; of the last batch.
+    """
+
+    def __init__(self, gpu: Gpu, engine: LoadedEngine, *, largest: int, graphs: bool) -> None:
+        self.flight: Flight | None = None
+        self._gpu, self._engine, self._largest = gpu, engine, largest
+        self._graphs = graphs
+        self._captures = Captures[Any]()
+        self._contexts: dict[int, tensorrt.IExecutionContext] = {}
+        self._memory: dict[str, Any] = {}
+        self._staging: tuple[Frames, Rows] | None = None
+        self._stream, self.event = gpu.stream(), gpu.event()
+        self._thresholds = gpu.pinned((_IOU_AT // 4 + 1,), np.float32)
+        self.unconverged: Rows = gpu.pinned((largest, 1), np.float32)
+
+    def staging(self) -> tuple[Frames, Rows]:
+        """Page-locked frames and rows of this process, for what lies elsewhere."""
+        if self._staging is None:
+            manifest = self._engine.manifest
+            with self._gpu.current():
+                frames = self._gpu.pinned((self._largest, *manifest.imgsz_hw, 3), np.uint8)
+                rows = self._gpu.pinned((self._largest, manifest.rows, 6), np.float32)
+            self._staging = frames, rows
+        return self._staging
+
+    def start(self, frames: Frames, rows: Rows, conf: float, iou: float, *, is_mapped: bool) -> None:
+        """Gives the stream a batch: copy in, run, copy out; or the graph of that, captured the first time."""
+        self._thresholds[0], self._thresholds[_IOU_AT // 4] = conf, iou
+        key = (frames.ctypes.data, len(frames))
+        graph = self._captures.get(key)
+        if graph is not None:
+            self._gpu.launch(graph, self._stream)
+        else:
+            self._enqueue(frames, rows, is_mapped)
+        self.event.record(self._stream)
+        if graph is None and self._graphs and not self._captures.refused:
+            self._stream.synchronize()  # that was the warm-up which a capture needs
+            self._capture(key, frames, rows, is_mapped)
+
+    def run_head(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """(N, 4 + classes, anchors) float32 of (N, 3, H, W) float32 images; waits for it."""
+        (name,), (output,) = self._engine.inputs, self._engine.outputs
+        images = np.ascontiguousarray(images, self._engine.dtype(name))
+        context = self._context(len(images), name, images.shape)
+        shape = context.get_tensor_shape(output)
+        found = np.empty([shape[axis] for axis in range(len(shape))], self._engine.dtype(output))
+        source, target = self._address(name, images), self._address(output, found)
+        context.set_tensor_address(name, source)
+        context.set_tensor_address(output, target)
+        self._gpu.copy_in(source, images, self._stream)
+        self._execute(context)
+        self._gpu.copy_out(found, target, self._stream)
+        self._stream.synchronize()
+        return found.astype(np.float32, copy=False)
+
+    def close(self) -> None:
+        """Gives back what it has on the device."""
+        self._stream.synchronize()
+        for graph in self._captures.drain():
+            self._gpu.destroy(graph)
+        self._contexts.clear()
+        self._memory.clear()
+        self._staging = None
+
+    def _capture(self, key: tuple[int, int], frames: Frames, rows: Rows, is_mapped: bool) -> None:
+        try:
+            graph = self._gpu.captured(self._stream, lambda: self._enqueue(frames, rows, is_mapped))
+        except BackendError as error:
+            if self._captures.refuse(str(error)):
+                _log.warning("batches are enqueued one by one, as no CUDA graph can be captured: %s", error)
+            return
+        dropped = self._captures.keep(key, graph)
+        if dropped is not None:
+            self._gpu.destroy(dropped)
+
+    def _enqueue(self, frames: Frames, rows: Rows, is_mapped: bool) -> None:
+        context = self._context(len(frames), "frames", frames.shape)
+        unconverged = self.unconverged[: len(rows)]
+        thresholds = self._address(_THRESHOLDS, self._thresholds)
+        addresses = {"conf": thresholds, "iou": thresholds + _IOU_AT}
+        addresses["unconverged"] = self._address("unconverged", unconverged)
+        if is_mapped:
+            addresses |= {"frames": self._gpu.mapped(frames), "detections": self._gpu.mapped(rows)}
+        else:
+            addresses["frames"] = self._address("frames", frames)
+            addresses["detections"] = self._address("detections", rows)
+            self._gpu.copy_in(addresses["frames"], frames, self._stream)
+        self._gpu.copy_in(thresholds, self._thresholds, self._stream)
+        for name in (*self._engine.inputs, *self._engine.outputs):
+            context.set_tensor_address(name, addresses[name])
+        self._execute(context)
+        if not is_mapped:
+            self._gpu.copy_out(rows, addresses["detections"], self._stream)
+        self._gpu.copy_out(unconverged, addresses["unconverged"], self._stream)
+
+    def _execute(self, context: tensorrt.IExecutionContext) -> None:
+        if not context.execute_async_v3(self._stream.handle):
+            raise self._engine.failed()
+
+    def _context(self, batch: int, name: str, shape: tuple[int, ...]) -> tensorrt.IExecutionContext:
+        """The context of a batch size: a captured graph holds its memory, so that sizes do not share one."""
+        context = self._contexts.get(batch)
+        if context is None:
+            context = self._contexts[batch] = self._engine.context()
+            context.set_input_shape(name, shape)
+        return context
+
+    def _address(self, name: str, array: npt.NDArray[Any]) -> int:
+        """Device memory of a tensor, as much as the largest batch needs, so that it never moves."""
+        if name not in self._memory:
+            self._memory[name] = self._gpu.memory(array.nbytes // len(array) * max(self._largest, len(array)))
+        return int(self._memory[name])
 
 
-def _logger(library: Library, errors: list[str]) -> tensorrt.ILogger:
-    trt = library.trt
+class _InFlight(Flight):
+    """A batch in a lane."""
 
-    class Log(trt.ILogger):  # type: ignore[misc, name-defined, unused-ignore]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
+    def __init__(self, gpu: Gpu, lane: _Lane, rows: Rows, written: Rows, iou: float) -> None:
+        self._gpu, self._lane, self._iou = gpu, lane, iou
+        self._rows, self._written = rows, written
+        self._is_over = False
 
-        def log(self, severity: tensorrt.ILogger.Severity, msg: str) -> None:
-            if int(severity) < _WARNING:
-                errors.append(msg)
+    def is_done(self) -> bool:
+        """See `Flight`."""
+        if self._is_over:
+            return True
+        with self._gpu.current():
+            return bool(self._lane.event.query())
 
-    return Log()
-
-
-def _first(errors: list[str]) -> str:
-    return " ".join(errors[0].split())[:400] if errors else "it does not say why"
-
-
-def _tensor_names(plan: tensorrt.ICudaEngine, library: Library) -> tuple[list[str], list[str]]:
-    """Names of the inputs and of the outputs."""
-    names = [plan.get_tensor_name(index) for index in range(plan.num_io_tensors)]
-    inputs = [name for name in names if plan.get_tensor_mode(name) == library.trt.TensorIOMode.INPUT]
-    return inputs, [name for name in names if name not in inputs]
-
-
-def _manifest_of(engine: Engine, plan: tensorrt.ICudaEngine, library: Library) -> Manifest:
-    """What lies beside the engine; or what Ultralytics' header and the tensors say."""
-    if engine.manifest is not None:
-        return engine.manifest
-    inputs, outputs = _tensor_names(plan, library)
-    if len(inputs) != 1:
-        raise UnsupportedModelError(
-            f"{engine.plan.path} has no manifest and {len(inputs)} inputs; give an engine of trt-yolo's or Ultralytics'"
-        )
-    return manifest_from_ultralytics(
-        ultralytics_metadata(engine.plan.metadata),
-        input_shape=_dimensions(plan, inputs[0]),
-        output_shapes=[_dimensions(plan, name) for name in outputs],
-        origin=str(engine.plan.path),
-    )
-
-
-def _dimensions(plan: tensorrt.ICudaEngine, name: str) -> list[int | str]:
-    shape = plan.get_tensor_shape(name)
-    sizes = [shape[axis] for axis in range(len(shape))]
-    return [size if size >= 0 else f"dim{axis}" for axis, size in enumerate(sizes)]
+    def finish(self) -> None:
+        """See `Flight`."""
+        if self._is_over:
+            return
+        self._is_over, self._lane.flight = True, None
+        with self._gpu.current():
+            self._lane.event.synchronize()
+        if self._written is not self._rows and self._written.ctypes.data != self._rows.ctypes.data:
+            self._rows[:] = self._written
+        settle(self._rows, self._lane.unconverged[: len(self._rows)], self._iou)

@@ -1,0 +1,51 @@
+"""Tests that need a GPU: `pytest -m gpu`. Without one they are skipped, or fail where `TRT_YOLO_REQUIRE_GPU=1`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from trt_yolo.engine.device import Device, devices
+from trt_yolo.engine.from_onnx import engine_from_onnx
+from trt_yolo.engine.loadable import engine_at
+from trt_yolo.export.exporting import ExportOptions, Precision, export_model
+from trt_yolo.export.weights import demo_checkpoint
+from trt_yolo.shapes import BatchRange
+
+
+def _need(what: bool, reason: str) -> None:
+    if what:
+        return
+    if os.environ.get("TRT_YOLO_REQUIRE_GPU") == "1":
+        pytest.fail(f"{reason}, and TRT_YOLO_REQUIRE_GPU=1 asks for one")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def gpu() -> Device:
+    """The first GPU."""
+    found = devices()
+    _need(bool(found), "no NVIDIA GPU answers here")
+    return found[0]
+
+
+@pytest.fixture(scope="session")
+def engines(gpu: Device, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """Engine and ONNX of the demo model: fp32, fp16 and int8, static, and fp32 with a batch of 1 to 8."""
+    folder = tmp_path_factory.mktemp("gpu")
+    wanted: dict[str, tuple[Precision, BatchRange | None]] = {
+        "fp32": ("fp32", None),
+        "fp16": ("fp16", None),
+        "int8": ("int8", None),
+        "dynamic": ("fp32", BatchRange(1, 8)),
+    }
+    made = {}
+    for name, (precision, batch) in wanted.items():
+        options = ExportOptions(precision=precision, batch=batch)
+        onnx = export_model(demo_checkpoint(), out=folder, options=options).artifacts[0].path
+        engine = engine_from_onnx(onnx).path
+        _need(not engine_at(engine).problem, engine_at(engine).problem)
+        made[name] = (engine, onnx)
+    return made

@@ -1,0 +1,170 @@
+"""Engines on a GPU find what ONNX Runtime finds on the CPU, however they are run."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests.assertions import share_matched
+from trt_yolo.backends.cuda import Gpu
+from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
+from trt_yolo.backends.tensorrt import TensorRTBackend
+from trt_yolo.demo.scenes import scene
+from trt_yolo.detections import Detections
+from trt_yolo.engine.self_test import self_test
+from trt_yolo.export.parity import check_frames
+from trt_yolo.loading import load
+
+pytestmark = pytest.mark.gpu
+
+Engines = dict[str, tuple[Path, Path]]
+
+_SCENES = 24
+_TOLERANCE = {
+    "fp32": (0.95, 0.02),
+    "dynamic": (0.95, 0.02),
+    "fp16": (0.9, 0.03),
+    "int8": (0.8, 0.15),
+}  # IoU, score
+_MOST_GROWTH_BYTES = 16 << 20
+
+
+@pytest.fixture(scope="module")
+def images() -> list[npt.NDArray[np.uint8]]:
+    return [scene(index).image_bgr for index in range(_SCENES)]
+
+
+def _agree(got: list[Detections], wanted: list[Detections], kind: str) -> None:
+    iou, score = _TOLERANCE[kind]
+    found = sum(map(len, wanted))
+    assert found > 50
+    close = extra = 0
+    for one, other in zip(got, wanted, strict=True):
+        matched, alone = share_matched(one, other, iou=iou, score=score)
+        close, extra = close + matched, extra + alone
+    assert close >= 0.95 * found, f"{close} of {found}"
+    assert extra <= 0.05 * found, f"{extra} that ONNX Runtime does not find"
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "int8", "dynamic"])
+def test_detections(engines: Engines, images: list[npt.NDArray[np.uint8]], kind: str, workers: int) -> None:
+    engine, onnx = engines[kind]
+    with load(onnx) as reference, load(engine, workers=workers) as model:
+        _agree(model(images), reference(images), kind)
+
+
+@pytest.mark.parametrize("graphs", [True, False], ids=["graphs", "plain"])
+@pytest.mark.parametrize("streams", [1, 2, 3])
+def test_streams_and_graphs(
+    engines: Engines, images: list[npt.NDArray[np.uint8]], streams: int, graphs: bool
+) -> None:
+    engine, onnx = engines["dynamic"]
+    with load(onnx) as reference:
+        wanted = reference(images)
+    with load(engine, workers=1, streams=streams, graphs=graphs, slots=streams + 2) as model:
+        for _ in range(3):  # plain, captured, replayed
+            _agree(model(images), wanted, "dynamic")
+
+
+@pytest.mark.parametrize("batch", range(1, 9))
+def test_every_batch_size(engines: Engines, batch: int) -> None:
+    engine, onnx = engines["dynamic"]
+    frames = np.resize(check_frames((256, 256), ()), (batch, 256, 256, 3))
+    with OnnxRuntimeBackend(onnx) as reference, TensorRTBackend(engine) as backend:
+        wanted = reference.infer(frames, conf=0.25, iou=0.7)
+        for _ in range(3):
+            got = backend.infer(frames, conf=0.25, iou=0.7)
+            assert got.shape == wanted.shape
+            np.testing.assert_allclose(got[..., 4], wanted[..., 4], atol=0.02)
+
+
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "int8", "dynamic"])
+def test_self_test(engines: Engines, kind: str) -> None:
+    engine, onnx = engines[kind]
+    with OnnxRuntimeBackend(onnx) as reference, TensorRTBackend(engine) as backend:
+        assert self_test(backend, reference).detections > 0
+
+
+def test_thresholds_change_without_a_new_graph(engines: Engines) -> None:
+    engine, _ = engines["fp32"]
+    frames = check_frames((256, 256), ())
+    with TensorRTBackend(engine) as backend:
+        found = [
+            int((backend.infer(frames[:1], conf=conf, iou=0.7)[0, :, 4] > 0).sum())
+            for conf in (0.01, 0.25, 0.9, 0.01)
+        ]
+    assert found[0] == found[3] > found[1] >= found[2]
+
+
+def _used_bytes() -> int:
+    gpu = Gpu(0)
+    try:
+        with gpu.current():
+            free, total = gpu._cuda.mem_get_info()
+            return int(total - free)
+    finally:
+        gpu.close()
+
+
+@pytest.mark.timeout(900)
+def test_memory_of_the_device_stays_when_engines_come_and_go(engines: Engines) -> None:
+    engine, _ = engines["fp32"]
+    frames = check_frames((256, 256), ())
+    before = 0
+    for round_number in range(1000):
+        with TensorRTBackend(engine) as backend:
+            backend.infer(frames[:1], conf=0.25, iou=0.7)
+        gc.collect()
+        if round_number == 20:
+            before = _used_bytes()
+    assert _used_bytes() - before < _MOST_GROWTH_BYTES
+
+
+@pytest.mark.timeout(900)
+def test_memory_of_the_device_stays_over_many_inferences(engines: Engines) -> None:
+    engine, _ = engines["dynamic"]
+    frames = np.resize(check_frames((256, 256), ()), (8, 256, 256, 3))
+    with TensorRTBackend(engine) as backend:
+        for number in range(100_000):
+            if number == 1000:
+                before = _used_bytes()
+            backend.infer(frames[: 1 + number % 8], conf=0.25, iou=0.7)
+        assert _used_bytes() - before < _MOST_GROWTH_BYTES
+
+
+def test_a_worker_that_is_killed_loses_nothing(engines: Engines, images: list[npt.NDArray[np.uint8]]) -> None:
+    engine, onnx = engines["fp32"]
+    many = images * 40
+    with load(onnx) as reference, load(engine, workers=2) as model:
+        wanted = reference(images)
+        results = []
+        for result in model.stream(many):
+            results.append(result)
+            if len(results) in (50, 300):
+                os.kill(model.stats().workers[0].pid, signal.SIGKILL)
+        assert [result.error for result in results] == [None] * len(many)
+        _agree([result.detections for result in results[: len(images)]], wanted, "fp32")
+
+
+def test_a_cancelled_start_leaves_no_context(engines: Engines) -> None:
+    engine, _ = engines["fp32"]
+    before = _used_bytes()
+    child = os.fork()
+    if child == 0:
+        load(engine, workers=2)
+        os._exit(0)
+    time.sleep(0.7)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    deadline = time.monotonic() + 20
+    while _used_bytes() - before > _MOST_GROWTH_BYTES and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert _used_bytes() - before <= _MOST_GROWTH_BYTES

@@ -1,0 +1,194 @@
+"""An engine, deserialized: its tensors, its contexts, its weights where the plan has none.
+
+Enters: a file that loads here. Leaves: a `LoadedEngine`, which is valid while its GPU's context is. Knows no streams
+and no memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_yolo.engine.library import Library
+from trt_yolo.engine.loadable import check_loads
+from trt_yolo.engine.options import EngineOptions, options_from_dict
+from trt_yolo.engine.plan import ultralytics_metadata
+from trt_yolo.errors import BackendError, EngineError, UnsupportedModelError
+from trt_yolo.export.writing import file_sha256
+from trt_yolo.manifest import EngineFacts, Manifest, manifest_from_ultralytics
+
+if TYPE_CHECKING:
+    import tensorrt
+
+_WARNING = 2
+
+
+class LoadedEngine:
+    """An engine in TensorRT.
+
+    Attributes:
+        file: What the file is.
+        library: The TensorRT that runs it.
+        manifest: What the model is.
+        inputs: Names of its inputs.
+        outputs: Names of its outputs.
+
+    Args:
+        path: The file.
+
+    Raises:
+        EngineError: It does not load here; the line says why and what to do.
+        BackendError: TensorRT refuses it all the same.
+        MissingDependencyError: TensorRT does not import.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.file = check_loads(path)
+        self.library = Library(self.file.plan.family)
+        facts = self.file.facts
+        options = EngineOptions() if facts is None else options_from_dict(facts.options)
+        self._errors: list[str] = []
+        self._logger = _logger(self.library, self._errors)
+        self._runtime = self.library.trt.Runtime(self._logger)
+        if options.version_compatible:
+            self._runtime.engine_host_code_allowed = True  # the plan carries code: trusted with the plan
+        if options.dla is not None:
+            self._runtime.DLA_core = options.dla
+        plan = self._runtime.deserialize_cuda_engine(self.file.plan.read())
+        if plan is None:
+            raise BackendError(f"{self._who} does not load {path}: {_first(self._errors)}; build it again")
+        self._plan = plan
+        if facts is not None and options.strip_weights:
+            self._refit(facts)
+        names = [plan.get_tensor_name(index) for index in range(plan.num_io_tensors)]
+        is_input = self.library.trt.TensorIOMode.INPUT
+        self.inputs = [name for name in names if plan.get_tensor_mode(name) == is_input]
+        self.outputs = [name for name in names if name not in self.inputs]
+        self.manifest = self._manifest()
+        self._runtime_config = self._rtx_config() if self.library.family == "tensorrt-rtx" else None
+
+    def context(self) -> tensorrt.IExecutionContext:
+        """A new execution context.
+
+        Raises:
+            BackendError: There is no memory for it.
+        """
+        plan: Any = self._plan
+        made = plan.create_execution_context(
+            *([] if self._runtime_config is None else [self._runtime_config])
+        )
+        if made is None:
+            raise BackendError(
+                f"{self._who} cannot make a context for {self.file.plan.path}: {_first(self._errors)}; "
+                "use fewer streams or workers, or a smaller batch"
+            )
+        context: tensorrt.IExecutionContext = made
+        return context
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Type of a tensor."""
+        return np.dtype(self.library.trt.nptype(self._plan.get_tensor_dtype(name)))
+
+    def failed(self) -> BackendError:
+        """What to raise where TensorRT says that something did not work."""
+        return BackendError(
+            f"{self._who} did not run {self.file.plan.path}: {_first(self._errors)}; build it again"
+        )
+
+    def close(self) -> None:
+        """Keeps what TensorRT for RTX has compiled; gives back the engine."""
+        if self._runtime_config is not None:
+            with contextlib.suppress(OSError):
+                cache = self._runtime_config.get_runtime_cache()
+                part = self._cache_path.with_name(f".{self._cache_path.name}.part")
+                part.write_bytes(bytes(cache.serialize()))
+                part.replace(self._cache_path)
+        for name in ("_runtime_config", "_plan", "_runtime"):
+            self.__dict__.pop(name, None)
+        self._runtime_config = None
+
+    @property
+    def _who(self) -> str:
+        return f"{self.library.family} {self.library.version}"
+
+    @property
+    def _cache_path(self) -> Path:
+        """Where TensorRT for RTX keeps what it compiled for this GPU."""
+        path = self.file.plan.path
+        return path.with_name(path.name + ".jit")
+
+    def _rtx_config(self) -> Any:
+        """Kernels compiled once are kept; shapes compile when they first come, not behind a capture's back."""
+        trt: Any = self.library.trt
+        plan: Any = self._plan
+        config = plan.create_runtime_config()
+        config.dynamic_shapes_kernel_specialization_strategy = (
+            trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        )
+        cache = config.create_runtime_cache()
+        with contextlib.suppress(OSError):
+            cache.deserialize(self._cache_path.read_bytes())  # refused by itself where it does not fit
+        config.set_runtime_cache(cache)
+        return config
+
+    def _refit(self, facts: EngineFacts) -> None:
+        """Gives a plan that was stripped its weights again."""
+        trt, path = self.library.trt, self.file.plan.path
+        onnx = path.with_name(facts.onnx)
+        if not onnx.is_file() or file_sha256(onnx) != facts.onnx_sha256:
+            raise EngineError(
+                f"{path} has no weights of its own, and {onnx}, from which it was built, "
+                "is not there or has changed; copy it too"
+            )
+        refitter = trt.Refitter(self._plan, self._logger)
+        parser = trt.OnnxParserRefitter(refitter, self._logger)
+        if not (parser.refit_from_file(str(onnx)) and refitter.refit_cuda_engine()):
+            raise BackendError(f"{path} does not take the weights of {onnx}: {_first(self._errors)}")
+
+    def _manifest(self) -> Manifest:
+        """What lies beside the engine; or what Ultralytics' header and the tensors say."""
+        file = self.file
+        if file.manifest is not None:
+            return file.manifest
+        if len(self.inputs) != 1:
+            raise UnsupportedModelError(
+                f"{file.plan.path} has no manifest and {len(self.inputs)} inputs; "
+                "give an engine of trt-yolo's or Ultralytics'"
+            )
+        return manifest_from_ultralytics(
+            ultralytics_metadata(file.plan.metadata),
+            input_shape=self._dimensions(self.inputs[0]),
+            output_shapes=[self._dimensions(name) for name in self.outputs],
+            origin=str(file.plan.path),
+        )
+
+    def _dimensions(self, name: str) -> list[int | str]:
+        shape = self._plan.get_tensor_shape(name)
+        sizes = [shape[axis] for axis in range(len(shape))]
+        return [size if size >= 0 else f"dim{axis}" for axis, size in enumerate(sizes)]
+
+
+def _logger(library: Library, errors: list[str]) -> tensorrt.ILogger:
+    trt = library.trt
+
+    class Log(trt.ILogger):  # type: ignore[misc, name-defined, unused-ignore]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: tensorrt.ILogger.Severity, msg: str) -> None:
+            if int(severity) < _WARNING:
+                errors.append(msg)
+                del errors[:-_KEPT_ERRORS]
+
+    return Log()
+
+
+_KEPT_ERRORS = 8
+
+
+def _first(errors: list[str]) -> str:
+    return " ".join(errors[0].split())[:400] if errors else "it does not say why"
