@@ -6,8 +6,10 @@ as it is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from trt_yolo.cores import available_cores, share_cores
 from trt_yolo.errors import InputError
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     pass
 
 BackendName = Literal["auto", "onnxruntime", "null"]
+
+MOST_STREAMS = 16
 
 _ONNXRUNTIME = "trt_yolo.backends.onnxruntime:OnnxRuntimeBackend"
 _TENSORRT = "trt_yolo.backends.tensorrt:TensorRTBackend"
@@ -42,6 +46,10 @@ def load(
     max_restarts: int = 60,
     backend: BackendName = "auto",
     rebuild: bool = False,
+    devices: Sequence[int] = (0,),
+    streams: int | None = None,
+    graphs: bool = True,
+    spin: bool = False,
 ) -> Model:
     """A model, ready to be called with images.
 
@@ -61,6 +69,10 @@ def load(
         backend: `auto`: TensorRT for an engine, ONNX Runtime for the rest; `onnxruntime`, or `null` (computes
             nothing).
         rebuild: An engine that does not load here is built anew from the ONNX that its manifest names.
+        devices: The GPUs of an engine, as CUDA counts; each has so many `workers`.
+        streams: Batches of an engine that are under way at once, in each worker; None: 2.
+        graphs: Whether an engine's batches are captured as CUDA graphs.
+        spin: Wait for an engine without sleeping: lowest latency, and a core busy for each worker.
 
     Raises:
         InputError: No such file, a file of another kind, or a number outside its range.
@@ -74,8 +86,10 @@ def load(
     _check_counts(workers=workers, threads=threads, decode_threads=decode_threads)
     _check_counts(slots=slots, max_batch=max_batch)
     _check_times(max_delay_ms=max_delay_ms, timeout_s=timeout_s, max_restarts=max_restarts)
+    gpu = GpuOptions(devices=tuple(devices), streams=streams, graphs=graphs, spin=spin)
+    gpu.check(model, workers=workers, slots=slots)
     options = PoolOptions(
-        workers=workers,
+        workers=workers * len(gpu.devices),
         threads=threads,
         decode_threads=decode_threads,
         slots=slots,
@@ -84,18 +98,55 @@ def load(
         timeout_s=timeout_s,
         max_restarts=max_restarts,
     )
-    return Model(Pool(_spec(model, backend, rebuild=rebuild), options))
+    return Model(Pool(_spec(model, backend, gpu, rebuild=rebuild), options))
 
 
-def _spec(model: str | Path | None, backend: BackendName, *, rebuild: bool) -> BackendSpec:
+@dataclass(frozen=True, kw_only=True)
+class GpuOptions:
+    """How an engine runs; see `load`."""
+
+    devices: tuple[int, ...] = (0,)
+    streams: int | None = None
+    graphs: bool = True
+    spin: bool = False
+
+    def check(self, model: str | Path | None, *, workers: int, slots: int) -> None:
+        """Raises InputError for what makes no sense, or not with this model."""
+        if self != GpuOptions() and not (model is not None and is_engine(model)):
+            raise InputError(
+                f"devices, streams, graphs and spin are for an .engine, and {model or 'the demo'} is none"
+            )
+        if not self.devices or not all(isinstance(one, int) and 0 <= one < 64 for one in self.devices):
+            raise InputError(f"devices is {list(self.devices)}; give numbers of GPUs from 0, such as [0, 1]")
+        if len(self.devices) > 1 and workers == 0:
+            raise InputError(
+                f"{len(self.devices)} devices need worker processes: give workers, how many for each device"
+            )
+        if self.streams is not None and not 1 <= self.streams <= MOST_STREAMS:
+            raise InputError(
+                f"streams is {self.streams}; give batches under way at once, 1 to {MOST_STREAMS}"
+            )
+        if self.streams is not None and self.streams >= slots:
+            raise InputError(
+                f"streams is {self.streams} and slots {slots}; give at least {self.streams + 1} slots"
+            )
+
+    def of_backend(self) -> dict[str, Any]:
+        """Keyword arguments of the backend."""
+        given = {} if self.streams is None else {"streams": self.streams}
+        return given | {"graphs": self.graphs, "spin": self.spin}
+
+
+def _spec(model: str | Path | None, backend: BackendName, gpu: GpuOptions, *, rebuild: bool) -> BackendSpec:
     """How a worker makes the backend; what can be refused is refused now, before one starts."""
     if backend == "null":
         return BackendSpec(factory=_NULL, options={"manifest": _manifest(model).to_json()})
     if model is not None and is_engine(model):
         if backend == "onnxruntime":
             raise InputError(f"{model} is a TensorRT engine, which ONNX Runtime does not run; give the .onnx")
+        engine = str(loadable_engine(model, rebuild=rebuild))
         return BackendSpec(
-            factory=_TENSORRT, options={"engine": str(loadable_engine(model, rebuild=rebuild))}
+            factory=_TENSORRT, options={"engine": engine, **gpu.of_backend()}, devices=gpu.devices
         )
     return BackendSpec(factory=_ONNXRUNTIME, options={"model": str(_artifact(model))}, takes_threads=True)
 

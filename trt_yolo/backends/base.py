@@ -38,12 +38,42 @@ class Output(NamedTuple):
     unconverged: npt.NDArray[np.float32]
 
 
+class Flight(abc.ABC):
+    """A batch that a backend has begun."""
+
+    @abc.abstractmethod
+    def is_done(self) -> bool:
+        """Whether `finish` would not wait."""
+
+    @abc.abstractmethod
+    def finish(self) -> None:
+        """Waits until the rows are written; what the backend raises is raised here. Calling twice is fine."""
+
+
+class _Landed(Flight):
+    """A batch that was done when it was begun."""
+
+    def is_done(self) -> bool:
+        return True
+
+    def finish(self) -> None:
+        return
+
+
+_LANDED = _Landed()
+
+
 class Backend(abc.ABC):
     """A loaded model.
 
     Attributes:
         manifest: What the model is.
+        at_once: Batches that it can have begun at the same time.
+        spin_s: How long whoever waits for a batch looks before it sleeps between looks, in seconds.
     """
+
+    at_once = 1
+    spin_s = 200e-6
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -74,8 +104,7 @@ class Backend(abc.ABC):
             frames_bgr = np.concatenate([frames_bgr, filling])
         output = self._run(frames_bgr, conf, iou)
         detections = output.detections[:count]
-        for index in np.flatnonzero(output.unconverged[:count, 0]):
-            detections[index] = _finished(detections[index], iou)
+        settle(detections, output.unconverged, iou)
         return detections
 
     def infer_into(self, frames_bgr: Frames, rows: Rows, *, count: int, conf: float, iou: float) -> None:
@@ -98,8 +127,22 @@ class Backend(abc.ABC):
         run = max(count, self.manifest.batch.minimum)
         frames_bgr[count:run] = 0  # not what an earlier batch left there
         unconverged = self._run_into(frames_bgr[:run], rows[:run], conf, iou)
-        for index in np.flatnonzero(unconverged[:count, 0]):
-            rows[index] = _finished(rows[index], iou)
+        settle(rows[:count], unconverged, iou)
+
+    def begin_into(self, frames_bgr: Frames, rows: Rows, *, count: int, conf: float, iou: float) -> Flight:
+        """The same as `infer_into`, begun: both arrays belong to the backend until the flight is finished.
+
+        At most `at_once` may be under way. Here it is done when this returns.
+        """
+        self.infer_into(frames_bgr, rows, count=count, conf=conf, iou=iou)
+        return _LANDED
+
+    def adopt(self, memory: npt.NDArray[np.uint8]) -> None:  # noqa: B027  most backends have no use for it
+        """The memory that a worker's slots lie in, from now until `close`: a GPU can page-lock it.
+
+        Args:
+            memory: (bytes,) uint8, from a page's start.
+        """
 
     def close(self) -> None:  # noqa: B027  a backend may hold nothing
         """Gives back what the backend holds; calling twice is fine."""
@@ -127,9 +170,11 @@ class Backend(abc.ABC):
             )
 
 
-def _finished(rows: Rows, iou: float) -> Rows:
-    """The rows after greedy NMS, as many, the unused ones 0."""
-    return pad_rows(greedy_nms(rows[rows[:, 4] > 0], iou=iou), len(rows))
+def settle(detections: Rows, unconverged: npt.NDArray[np.float32], iou: float) -> None:
+    """Finishes NMS, in place, where the graph did not: (N, rows, 6) rows, (at least N, 1) what the graph says."""
+    for index in np.flatnonzero(unconverged[: len(detections), 0]):
+        rows = detections[index]
+        detections[index] = pad_rows(greedy_nms(rows[rows[:, 4] > 0], iou=iou), len(rows))
 
 
 def images_for_head(frames_bgr: Frames) -> npt.NDArray[np.float32]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from trt_yolo.engine.library import Library
 from trt_yolo.engine.loadable import check_loads
@@ -91,7 +90,8 @@ class LoadedEngine:
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """Type of a tensor."""
-        return np.dtype(self.library.trt.nptype(self._plan.get_tensor_dtype(name)))
+        dtype: np.dtype[Any] = np.dtype(self.library.trt.nptype(self._plan.get_tensor_dtype(name)))
+        return dtype
 
     def failed(self) -> BackendError:
         """What to raise where TensorRT says that something did not work."""

@@ -364,7 +364,10 @@ class Batcher:
             lane.free.append(batch.slot.index)
             self._slot_free.notify_all()
             return
-        task = Task(lane.sequence + 1, len(batch.jobs), thresholds.conf, thresholds.iou, time.monotonic_ns())
+        task = Task(
+            lane.sequence + 1, len(batch.jobs), thresholds.conf, thresholds.iou, time.monotonic_ns(),
+            alone=any(job is not None and job.alone for job in batch.jobs),
+        )  # fmt: skip
         batch.slot.publish(task)
         batch.task, lane.sequence = task, task.sequence
         if not lane.in_flight:

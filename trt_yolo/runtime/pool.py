@@ -262,7 +262,9 @@ class Pool:
     def _worker(self, number: int) -> Worker:
         cores, threads = self._shares[number]
         ring = RingOptions(slots=self.options.slots, max_batch=self.options.max_batch)
-        spec = WorkerSpec(backend=self._backend, threads=threads, cores=cores, folder=self._folder)
+        spec = WorkerSpec(
+            backend=self._backend.of_worker(number), threads=threads, cores=cores, folder=self._folder
+        )
         if self.options.workers == 0:
             return WorkerThread(spec, ring=ring)
         return WorkerProcess(spec, ring=ring)
@@ -345,11 +347,16 @@ class Pool:
         return [job for _, job in jobs]
 
     def _adopt(self, batches: Sequence[Batch], death: Death) -> None:
-        """A worker ended: what it was running may be why; what waited is innocent. All of it runs again."""
+        """A worker ended: what it was running may be why; what waited is innocent. All of it runs again.
+
+        Of several that it was running nobody knows which it was: each runs again alone, and nothing beside it.
+        """
+        running = [batch for batch in batches if _was_running(batch)]
         for batch in batches:
-            was_running = _was_running(batch)
+            is_suspect = batch in running
             for job in self._saved(batch):
-                error = job.blame(death) if was_running else None
+                job.alone = job.alone or is_suspect
+                error = job.blame(death) if is_suspect and len(running) == 1 else None
                 if error is not None:
                     self._fail(job, error)
                 else:

@@ -52,6 +52,7 @@ class Worker(Protocol):
         manifest: What it has loaded; None until then.
         ring: The memory shared with it; None until it has loaded.
         is_ready: Whether slots may be sent.
+        at_once: Batches that it runs at the same time.
         done: Signalled once for every slot that it has answered.
     """
 
@@ -59,6 +60,7 @@ class Worker(Protocol):
     manifest: Manifest | None
     ring: Ring | None
     is_ready: bool
+    at_once: int
     done: Wake
 
     def fileno(self) -> int:
@@ -131,6 +133,7 @@ class WorkerProcess:
         self.manifest: Manifest | None = None
         self.ring: Ring | None = None
         self.is_ready = False
+        self.at_once = 1
         self._ring_options = ring
         with contextlib.ExitStack() as on_error, start_errors_in_words():
             self._ready = Wake.create()
@@ -163,6 +166,7 @@ class WorkerProcess:
             error = _error(message)
             raise WorkerGone(Death(f"said: {error}", is_torn=isinstance(error, RingError)), error)
         if "loaded" in message:
+            self.at_once = int(message["at_once"])
             self._share(manifest_from_json(message["loaded"], origin="the worker's model"))
         self.is_ready = "ready" in message
 

@@ -48,7 +48,7 @@ PAGE = mmap.PAGESIZE
 ROW = 6  # x1 y1 x2 y2 score class
 
 _MAGIC = b"TRTYOLO1"
-_TASK = struct.Struct("=QIIffQ")  # sequence, payload, frames, conf, iou, ready_ns
+_TASK = struct.Struct("=QIIffQB")  # sequence, payload, frames, conf, iou, ready_ns, alone
 _CHECKSUM = struct.Struct("=I")
 _TIMES = struct.Struct("=QQ")  # started_ns, finished_ns
 _TEXT_LENGTH = struct.Struct("=I")
@@ -90,6 +90,7 @@ class Task(NamedTuple):
         iou: NMS threshold.
         ready_ns: When it became READY, `time.monotonic_ns`.
         payload: What the payload is.
+        alone: Whether nothing may run beside it: it is suspected of ending workers.
     """
 
     sequence: int
@@ -98,6 +99,7 @@ class Task(NamedTuple):
     iou: float
     ready_ns: int
     payload: Payload = Payload.FRAMES
+    alone: bool = False
 
 
 class Answer(NamedTuple):
@@ -210,8 +212,8 @@ class Slot:
         data = self._memory[at : at + _TASK.size]
         if _CHECKSUM.unpack_from(self._memory, self._start + _CHECKSUM_AT)[0] != zlib.crc32(data):
             raise RingError(f"the task in slot {self.index} does not fit its checksum")
-        sequence, payload, frames, conf, iou, ready_ns = _TASK.unpack(data)
-        return Task(sequence, frames, conf, iou, ready_ns, Payload(payload))
+        sequence, payload, frames, conf, iou, ready_ns, alone = _TASK.unpack(data)
+        return Task(sequence, frames, conf, iou, ready_ns, Payload(payload), bool(alone))
 
     def begin(self) -> None:
         """FREE -> FILLING, by the program."""
@@ -219,8 +221,8 @@ class Slot:
 
     def publish(self, task: Task) -> None:
         """FILLING -> READY, by the program, which then signals the worker."""
-        sequence, frames, conf, iou, ready_ns, payload = task
-        data = _TASK.pack(sequence, payload, frames, conf, iou, ready_ns)
+        sequence, frames, conf, iou, ready_ns, payload, alone = task
+        data = _TASK.pack(sequence, payload, frames, conf, iou, ready_ns, alone)
         at = self._start + _TASK_AT
         self._memory[at : at + len(data)] = data
         _CHECKSUM.pack_into(self._memory, self._start + _CHECKSUM_AT, zlib.crc32(data))
@@ -302,12 +304,14 @@ class Ring:
     Attributes:
         shape: How large it is.
         slots: Its slots.
+        memory: (bytes,) uint8, all of it.
         fd: The memory's descriptor, open until `close`.
     """
 
     def __init__(self, fd: int, memory: mmap.mmap, shape: RingShape) -> None:
         self.fd = fd
         self.shape = shape
+        self.memory: npt.NDArray[np.uint8] = np.frombuffer(memory, np.uint8)
         self.slots = [Slot(memory, shape, index) for index in range(shape.slots)]
 
     @classmethod

@@ -286,7 +286,7 @@ class Supervisor:
             return
         self.manifest = worker.manifest
         post.bad_starts = 0
-        post.lane.notify = worker.notify
+        post.lane.notify, post.lane.at_once = worker.notify, worker.at_once
         assert worker.ring is not None
         self._batcher.open_lane(post.lane, worker.ring)
         self.answers.nudge()  # whoever waits for room

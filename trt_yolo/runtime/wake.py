@@ -20,7 +20,8 @@ SPIN_S = 200e-6
 """How long to look for news before falling asleep, in seconds: waking a process costs both sides more than that
 many looks, 50 to 100 us each on virtual machines; and a core that has other work gets it at every look."""
 
-_give_way = getattr(os, "sched_yield", lambda: None)
+give_way = getattr(os, "sched_yield", lambda: None)
+"""Lets another thread or process have the core, if one waits for it."""
 
 
 class Wake:
@@ -73,7 +74,7 @@ class Wake:
         until_s = time.perf_counter() + SPIN_S
         while not (count := self.take()):
             if time.perf_counter() < until_s:
-                _give_way()
+                give_way()
             else:
                 self._poll.poll()
         return count

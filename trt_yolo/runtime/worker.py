@@ -16,6 +16,7 @@ A worker whose program is gone leaves by itself. Knows no images, no letterbox g
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import importlib
 import logging
@@ -24,18 +25,20 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from trt_yolo.backends.base import Backend
+from trt_yolo.backends.base import Backend, Flight
 from trt_yolo.errors import DeviceError, TrtYoloError
 from trt_yolo.runtime.channel import Channel
-from trt_yolo.runtime.ring import Ring, RingShape
-from trt_yolo.runtime.wake import Wake
+from trt_yolo.runtime.ring import Ring, RingShape, Slot
+from trt_yolo.runtime.wake import Wake, give_way
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 1.0
+_NAP_S = 20e-6  # the system makes some 70 us of it
 _RING, _READY_READ, _READY_WRITE, _DONE_WRITE = range(4)  # the descriptors, as the program sends them
 
 
@@ -47,11 +50,20 @@ class BackendSpec:
         factory: `package.module:name` of a class or function that returns a `Backend`.
         options: Its keyword arguments; values that JSON can hold.
         takes_threads: Whether it has a keyword `threads` too, CPU threads of one inference.
+        devices: Its keyword `device` for the first worker, the second, and so on, round and round; none: it has none.
     """
 
     factory: str
     options: dict[str, Any] = field(default_factory=dict)
     takes_threads: bool = False
+    devices: tuple[int, ...] = ()
+
+    def of_worker(self, number: int) -> BackendSpec:
+        """The same for one worker, from 0."""
+        if not self.devices:
+            return self
+        options = self.options | {"device": self.devices[number % len(self.devices)]}
+        return replace(self, options=options, devices=())
 
     def build(self, threads: int) -> Backend:
         """The backend, loaded in this process, with so many CPU threads; errors are the factory's."""
@@ -88,27 +100,88 @@ class WorkerSpec:
 
 
 def run_slots(backend: Backend, ring: Ring, ready: Wake, done: Wake, is_stopped: Callable[[], bool]) -> None:
-    """Runs what becomes READY, in its order, until it is stopped.
+    """Runs what becomes READY, in its order, as many at once as the backend can, until it is stopped.
 
     Raises:
         RingError: The ring's memory was written to by something else.
-        DeviceError: The device is lost; the slot at hand stays RUNNING.
+        DeviceError: The device is lost; the slots at hand stay RUNNING.
     """
+    begun = _Begun(backend, done)
+    announced = 0
     while True:
-        announced = ready.wait()
+        announced += ready.take() if begun.flights or announced else ready.wait()
         if is_stopped():
             return
-        for slot in ring.ready(announced):
-            task = slot.take()
-            try:
-                backend.infer_into(slot.frames, slot.rows, count=task.frames, conf=task.conf, iou=task.iou)
-            except DeviceError:
-                raise
-            except Exception as error:  # noqa: BLE001  a backend may raise anything: it is the frame's answer
-                slot.fail(_in_words(error))
-            else:
-                slot.finish()
-            done.signal()
+        while announced and begun.has_room(ring) and not is_stopped():  # many may be announced at once
+            (slot,) = ring.ready(1)
+            announced -= 1
+            begun.begin(slot)
+        if begun.flights:
+            begun.land()
+
+
+class _Begun:
+    """The slots that a backend has begun, the oldest first."""
+
+    def __init__(self, backend: Backend, done: Wake) -> None:
+        self._backend, self._done = backend, done
+        self.flights: collections.deque[tuple[Slot, Flight, bool]] = collections.deque()
+        self._idle_s = 0.0
+
+    def has_room(self, ring: Ring) -> bool:
+        """Whether what is READY next may be begun: what is to be alone waits, and is waited for."""
+        if not self.flights:
+            return True
+        if len(self.flights) >= self._backend.at_once or self.flights[-1][2]:
+            return False
+        (slot,) = ring.ready(1)
+        return not slot.task.alone
+
+    def begin(self, slot: Slot) -> None:
+        task = slot.take()
+        try:
+            flight = self._backend.begin_into(
+                slot.frames, slot.rows, count=task.frames, conf=task.conf, iou=task.iou
+            )
+        except DeviceError:
+            raise
+        except Exception as error:  # noqa: BLE001  a backend may raise anything: it is the frame's answer
+            self._fail(slot, error)
+            return
+        if self._backend.at_once == 1:
+            self._finish(slot, flight)
+        else:
+            self.flights.append((slot, flight, task.alone))
+
+    def land(self) -> None:
+        """Finishes the oldest if it is done; else gives way a moment, and sleeps when nothing was for long."""
+        slot, flight, _ = self.flights[0]
+        if flight.is_done():
+            self.flights.popleft()
+            self._idle_s = 0.0
+            self._finish(slot, flight)
+            return
+        now_s = time.perf_counter()
+        self._idle_s = self._idle_s or now_s
+        if now_s - self._idle_s < self._backend.spin_s:
+            give_way()
+        else:
+            time.sleep(_NAP_S)
+
+    def _finish(self, slot: Slot, flight: Flight) -> None:
+        try:
+            flight.finish()
+        except DeviceError:
+            raise
+        except Exception as error:  # noqa: BLE001  as above
+            self._fail(slot, error)
+        else:
+            slot.finish()
+            self._done.signal()
+
+    def _fail(self, slot: Slot, error: Exception) -> None:
+        slot.fail(_in_words(error))
+        self._done.signal()
 
 
 def warm_up(backend: Backend, ring: Ring) -> None:
@@ -149,12 +222,13 @@ def _serve(channel: Channel, stack: contextlib.ExitStack) -> None:
     if spec.cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, spec.cores)
     backend = stack.enter_context(spec.backend.build(spec.threads))
-    channel.send({"loaded": backend.manifest.to_json()})
+    channel.send({"loaded": backend.manifest.to_json(), "at_once": backend.at_once})
     received = channel.receive()
     if received is None:
         return
     message, fds = received
     ring = Ring.attach(fds[_RING], RingShape.from_dict(message["shape"]))
+    backend.adopt(ring.memory)
     warm_up(backend, ring)
     ready, done = Wake(fds[_READY_READ], fds[_READY_WRITE]), Wake(-1, fds[_DONE_WRITE])
     stopped = threading.Event()
