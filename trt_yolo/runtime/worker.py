@@ -99,6 +99,8 @@ def run_slots(backend: Backend, ring: Ring, ready: Wake, done: Wake, is_stopped:
         if is_stopped():
             return
         for slot in ring.ready(announced):
+            if is_stopped():  # many may have been announced at once
+                return
             task = slot.take()
             try:
                 backend.infer_into(slot.frames, slot.rows, count=task.frames, conf=task.conf, iou=task.iou)
