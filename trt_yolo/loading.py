@@ -82,7 +82,7 @@ def load(
         WorkerError: A worker process cannot start: no memory, no file descriptors.
     """
     if backend not in get_args(BackendName):
-        raise InputError(f"no backend {backend!r}; give {' or '.join(get_args(BackendName))}")
+        raise InputError(f"no backend {backend!r}; give auto, onnxruntime or null")
     _check_counts(workers=workers, threads=threads, decode_threads=decode_threads)
     _check_counts(slots=slots, max_batch=max_batch)
     _check_times(max_delay_ms=max_delay_ms, timeout_s=timeout_s, max_restarts=max_restarts)

@@ -25,6 +25,7 @@ from trt_yolo.errors import (
     BackendError,
     CheckpointError,
     ClosedError,
+    EngineError,
     ImageError,
     InputError,
     UnsupportedModelError,
@@ -552,9 +553,9 @@ def test_a_damaged_checkpoint_leaves_nothing_in_the_cache(
         pytest.param("text.pt", CheckpointError, "text.pt", id="text-named-pt"),
         pytest.param("empty.pt", CheckpointError, "empty.pt", id="empty-pt"),
         pytest.param("yolov8n-seg", UnsupportedModelError, "another task (seg)", id="another-task"),
-        pytest.param("a.engine", InputError, "a.engine is a TensorRT engine", id="engine"),
-        pytest.param("A.ENGINE", InputError, "A.ENGINE is a TensorRT engine", id="engine-in-capitals"),
-        pytest.param("a.plan", InputError, "a.plan is a TensorRT engine", id="plan"),
+        pytest.param("a.engine", EngineError, "a.engine is no TensorRT engine", id="engine"),
+        pytest.param("A.ENGINE", EngineError, "no such file: A.ENGINE", id="engine-in-capitals"),
+        pytest.param("a.plan", EngineError, "no such file: a.plan", id="plan"),
     ],
 )
 def test_load_refuses_what_is_no_model(
@@ -576,8 +577,8 @@ def test_load_refuses_what_is_no_model(
     [
         ({"threads": 0}, "threads is 0; give"),
         ({"threads": -2}, "threads is -2; give"),
-        ({"backend": "tensorrt"}, "no backend 'tensorrt'; give onnxruntime or null"),
-        ({"backend": ""}, "no backend ''; give onnxruntime or null"),
+        ({"backend": "tensorrt"}, "no backend 'tensorrt'; give auto, onnxruntime or null"),
+        ({"backend": ""}, "no backend ''; give auto, onnxruntime or null"),
     ],
 )
 def test_load_refuses_bad_options(demo_onnx: Path, options: dict[str, Any], message: str) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import trt_yolo
-from tests.runtime.models import marked, pids, pool_model
+from tests.runtime.models import marked, pids, pool_model, tiny_manifest
+from trt_yolo.backends.null import NullBackend
 from trt_yolo.cores import available_cores, share_cores
 from trt_yolo.demo.scenes import scene
-from trt_yolo.runtime.worker import BackendSpec, WorkerSpec
+from trt_yolo.runtime.ring import Ring, RingShape, State, Task
+from trt_yolo.runtime.wake import Wake
+from trt_yolo.runtime.worker import BackendSpec, WorkerSpec, run_slots
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -69,3 +73,24 @@ def test_a_spec_survives_the_way_to_another_process() -> None:
     backend = BackendSpec(factory="a.b:c", options={"delay_ms": 1.5}, takes_threads=True)
     spec = WorkerSpec(backend=backend, threads=2, cores=[0, 3], folder="/tmp")
     assert WorkerSpec.from_dict(spec.to_dict()) == spec
+
+
+def test_a_stop_is_heeded_between_slots_that_were_announced_together() -> None:
+    ring = Ring.create(RingShape(slots=4, batch=1, imgsz_hw=(64, 64), rows=4))
+    ready, done = Wake.create(), Wake.create()
+    runs: list[int] = []
+
+    class Counting(NullBackend):
+        def infer_into(self, *arrays: object, **options: object) -> None:
+            runs.append(len(runs))
+
+    for number, slot in enumerate(ring.slots, 1):
+        slot.begin()
+        slot.publish(Task(number, 1, 0.25, 0.7, time.monotonic_ns()))
+        ready.signal()
+    run_slots(Counting(tiny_manifest()), ring, ready, done, lambda: len(runs) == 2)
+    assert len(runs) == 2
+    assert [slot.state for slot in ring.slots] == [State.DONE, State.DONE, State.READY, State.READY]
+    for wake in (ready, done):
+        wake.close()
+    ring.close()

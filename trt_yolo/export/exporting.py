@@ -213,6 +213,7 @@ def export_model(
         if accuracy is not None:
             manifest = dataclasses.replace(manifest, accuracy=_accuracy(accuracy))
             content = _described(content, manifest)
+            accuracy = dataclasses.replace(accuracy, bytes_after=len(content))
     path = out / f"{stem}.onnx"
     write_together({path: content, path.with_name(path.name + ".json"): (manifest.to_json() + "\n").encode()})
     artifact = Artifact(path=path, format="onnx", precision=manifest.precision, bytes=len(content))
