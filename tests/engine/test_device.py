@@ -82,6 +82,8 @@ def test_what_a_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         compute_capability="9.0",
         memory_bytes=80 << 30,
         integrated=False,
+        can_map=False,
+        can_register=False,
     )
     assert (second.index, second.compute_capability, second.memory_bytes) == (1, "8.7", 8 << 30)
     assert second.integrated

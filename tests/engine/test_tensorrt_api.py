@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SOURCES = sorted((ROOT / "trt_yolo" / "engine").glob("*.py")) + [
-    one for one in [ROOT / "trt_yolo" / "backends" / "tensorrt.py"] if one.exists()
+    *sorted((ROOT / "trt_yolo" / "backends").glob("tensorrt*.py")),
 ]
 MODULE = "trt"  # how the code calls it: a name, or an attribute of a `Library`
 STUBS = Path(os.environ.get("TRT_YOLO_STUBS", ROOT / ".venv" / "stubs"))

@@ -130,7 +130,9 @@ def test_without_prometheus_client_it_says_what_to_install(monkeypatch: pytest.M
 
 
 def _post(number: int = 0, *, is_ready: bool = True, in_flight: int = 0, restarts: int = 0) -> Post:
-    worker: Any = SimpleNamespace(pid=70 + number, is_ready=is_ready, ring=SimpleNamespace(shape=SHAPE))
+    worker: Any = SimpleNamespace(
+        pid=70 + number, is_ready=is_ready, ring=SimpleNamespace(shape=SHAPE), about={}
+    )
     lane = Lane(number)
     lane.in_flight.update(dict.fromkeys(range(in_flight)))  # type: ignore[arg-type]
     return Post(lane, worker=worker, restarts=restarts)

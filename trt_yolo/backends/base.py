@@ -144,6 +144,11 @@ class Backend(abc.ABC):
             memory: (bytes,) uint8, from a page's start.
         """
 
+    @property
+    def about(self) -> dict[str, str]:
+        """How it was laid out, for people: shown in `stats`."""
+        return {}
+
     def close(self) -> None:  # noqa: B027  a backend may hold nothing
         """Gives back what the backend holds; calling twice is fine."""
 

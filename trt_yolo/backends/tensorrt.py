@@ -29,6 +29,8 @@ from trt_yolo.backends.base import (
 from trt_yolo.backends.cuda import Gpu
 from trt_yolo.backends.lanes import Captures, MemoryStrategy, batch_sizes, fitting, strategy_for
 from trt_yolo.backends.tensorrt_engine import LoadedEngine
+from trt_yolo.engine.library import Library
+from trt_yolo.engine.loadable import check_loads
 from trt_yolo.errors import BackendError
 
 if TYPE_CHECKING:
@@ -71,11 +73,14 @@ class TensorRTBackend(Backend):
         graphs: bool = True,
         spin: bool = False,
     ) -> None:
+        self._lanes: list[_Lane] = []
+        file = check_loads(Path(engine))
+        library = Library(file.plan.family)
         self.gpu = Gpu(device)
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.gpu.close)
             with self.gpu.current():
-                self.engine = LoadedEngine(Path(engine))
+                self.engine = LoadedEngine(file, library)
                 super().__init__(self.engine.manifest)
                 self.sizes = batch_sizes(self.manifest.batch)
                 largest = self.sizes[-1]
@@ -84,6 +89,7 @@ class TensorRTBackend(Backend):
                 ]
             on_error.pop_all()
         self.at_once = streams
+        self._graphs = graphs
         if spin:
             self.spin_s = float("inf")
         self.memory_strategy: MemoryStrategy = "staged"
@@ -101,6 +107,17 @@ class TensorRTBackend(Backend):
         self.memory_strategy = strategy_for(
             integrated=self.gpu.integrated, can_map=self.gpu.can_map, registered=not reason
         )
+
+    @property
+    def about(self) -> dict[str, str]:
+        """The GPU, how slots reach it, whether graphs are captured."""
+        refused = next((lane.refused for lane in self._lanes if lane.refused), "")
+        return {
+            "gpu": f"{self.gpu.index}: {self.gpu.name}",
+            "memory": self.memory_strategy,
+            "streams": str(self.at_once),
+            "graphs": f"not captured: {refused}" if refused else "captured" if self._graphs else "off",
+        }
 
     def begin_into(self, frames_bgr: Frames, rows: Rows, *, count: int, conf: float, iou: float) -> Flight:
         """See `Backend`: a lane that has nothing under way takes the batch."""
@@ -130,7 +147,7 @@ class TensorRTBackend(Backend):
 
     def close(self) -> None:
         """Gives back the GPU's memory and the context; calling twice is fine."""
-        if not self._lanes:
+        if not self.__dict__.get("_lanes"):  # never loaded, or closed
             return
         with contextlib.suppress(BackendError), self.gpu.current():  # a lost device gives nothing back
             for lane in self._lanes:
@@ -177,6 +194,11 @@ class _Lane:
         self._stream, self.event = gpu.stream(), gpu.event()
         self._thresholds = gpu.pinned((_IOU_AT // 4 + 1,), np.float32)
         self.unconverged: Rows = gpu.pinned((largest, 1), np.float32)
+
+    @property
+    def refused(self) -> str:
+        """Why no graph could be captured; empty where none was refused."""
+        return self._captures.refused
 
     def staging(self) -> tuple[Frames, Rows]:
         """Page-locked frames and rows of this process, for what lies elsewhere."""

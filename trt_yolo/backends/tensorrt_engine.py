@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trt_yolo.engine.library import Library
-from trt_yolo.engine.loadable import check_loads
+from trt_yolo.engine.loadable import Engine
 from trt_yolo.engine.options import EngineOptions, options_from_dict
 from trt_yolo.engine.plan import ultralytics_metadata
 from trt_yolo.errors import BackendError, EngineError, UnsupportedModelError
@@ -37,18 +37,18 @@ class LoadedEngine:
         outputs: Names of its outputs.
 
     Args:
-        path: The file.
+        file: An engine that loads here.
+        library: The TensorRT that it wants.
 
     Raises:
-        EngineError: It does not load here; the line says why and what to do.
+        EngineError: It has no weights, and its ONNX is not there.
+        InputError: Its manifest's options make no sense.
         BackendError: TensorRT refuses it all the same.
-        MissingDependencyError: TensorRT does not import.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.file = check_loads(path)
-        self.library = Library(self.file.plan.family)
-        facts = self.file.facts
+    def __init__(self, file: Engine, library: Library) -> None:
+        self.file, self.library = file, library
+        facts, path = file.facts, file.plan.path
         options = EngineOptions() if facts is None else options_from_dict(facts.options)
         self._errors: list[str] = []
         self._logger = _logger(self.library, self._errors)

@@ -43,7 +43,8 @@ def doctor(
 
 
 def _gpu_lines(here: Here) -> list[str]:
-    from trt_yolo.engine.device import cuda_version, driver_version
+    from trt_yolo.backends.lanes import strategy_for
+    from trt_yolo.engine.device import cuda_version, driver_version, is_mps_running
 
     cuda = cuda_version()
     lines = [
@@ -53,10 +54,13 @@ def _gpu_lines(here: Here) -> list[str]:
     ]
     for gpu in here.gpus:
         kind = ", shares the processor's memory" if gpu.integrated else ""
+        strategy = strategy_for(integrated=gpu.integrated, can_map=gpu.can_map, registered=gpu.can_register)
         lines.append(
             f"GPU {gpu.index}: {gpu.name}, compute capability {gpu.compute_capability}, "
-            f"{gpu.memory_bytes / 2**30:.1f} GiB{kind}"
+            f"{gpu.memory_bytes / 2**30:.1f} GiB{kind}; frames reach it {strategy}"
         )
+    if here.gpus:
+        lines.append(f"MPS: {'running' if is_mps_running() else 'not running: workers take turns on a GPU'}")
     if cuda and not here.gpus:
         lines.append("GPU: none answers; see nvidia-smi, and CUDA_VISIBLE_DEVICES")
     return lines + [f"{family}: {version}" for family, version in here.versions.items()]

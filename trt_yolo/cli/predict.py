@@ -41,6 +41,14 @@ def predict(
         Optional[int],  # noqa: UP045
         typer.Option(help="CPU threads of one inference.", show_default="the cores, divided"),
     ] = None,
+    streams: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Batches of an engine under way at once, in each worker.", show_default="2"),
+    ] = None,
+    devices: Annotated[str, typer.Option(help="GPUs of an engine, such as 0,1.")] = "0",
+    spin: Annotated[
+        bool, typer.Option("--spin", help="Wait for an engine without sleeping: lowest latency.")
+    ] = False,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Build an engine anew that does not load here.")
     ] = False,
@@ -58,7 +66,15 @@ def predict(
     failed = 0
     rows: list[list[str]] = []
     with (
-        load(model, workers=workers, threads=threads, rebuild=rebuild) as loaded,
+        load(
+            model,
+            workers=workers,
+            threads=threads,
+            rebuild=rebuild,
+            streams=streams,
+            devices=_devices(devices),
+            spin=spin,
+        ) as loaded,
         _table_at_last(rows),
         progress_bar() as bar,
         WriterPool[Path]() as writers,
@@ -86,6 +102,16 @@ def predict(
     if failed:
         warn(f"{failed} of {len(paths)} images could not be read or drawn")
         raise typer.Exit(1)
+
+
+def _devices(text: str) -> list[int]:
+    """The GPUs of `0,1`."""
+    from trt_yolo.errors import InputError
+
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and len(part) < 4 for part in parts):
+        raise InputError(f"--devices {text!r} names no GPUs; give their numbers, such as 0,1")
+    return [int(part) for part in parts]
 
 
 def _expected(error: Exception) -> Exception:

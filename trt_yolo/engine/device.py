@@ -6,14 +6,16 @@ The driver's library is called by ctypes: what loads an engine must be known bef
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 _LIBRARIES = ("libcuda.so.1", "nvcuda.dll")
-_MAJOR, _MINOR, _INTEGRATED = 75, 76, 18  # CUdevice_attribute of cuda.h
+_MAJOR, _MINOR, _INTEGRATED, _CAN_MAP, _CAN_REGISTER = 75, 76, 18, 19, 99  # CUdevice_attribute of cuda.h
 _NAME_BYTES = 256
+_MPS = "/tmp/nvidia-mps"  # noqa: S108  where the service listens unless told otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,8 @@ class Device:
         compute_capability: Such as 8.9.
         memory_bytes: Its memory.
         integrated: Whether it shares the processor's memory, as on a Jetson.
+        can_map: Whether it can address page-locked memory of the processor.
+        can_register: Whether memory that is there already can be page-locked.
     """
 
     index: int
@@ -33,6 +37,8 @@ class Device:
     compute_capability: str
     memory_bytes: int
     integrated: bool
+    can_map: bool = True
+    can_register: bool = True
 
 
 def devices() -> list[Device]:
@@ -68,6 +74,11 @@ def driver_version() -> str:
     return found[0] if found else ""
 
 
+def is_mps_running() -> bool:
+    """Whether NVIDIA's Multi-Process Service listens, which lets processes share a GPU at the same time."""
+    return os.path.exists(os.path.join(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", _MPS), "control"))
+
+
 def platform_name() -> str:
     """System and processor, such as linux-x86_64: plans do not pass from one to another."""
     machine = platform.machine().lower()
@@ -91,13 +102,18 @@ def _device(driver: ctypes.CDLL, index: int) -> Device | None:
         return None
     driver.cuDeviceGetName(name, _NAME_BYTES, handle)
     driver.cuDeviceTotalMem_v2(ctypes.byref(memory), handle)
-    major, minor, integrated = (_attribute(driver, one, handle) for one in (_MAJOR, _MINOR, _INTEGRATED))
+    major, minor = (_attribute(driver, one, handle) for one in (_MAJOR, _MINOR))
+    integrated, can_map, can_register = (
+        bool(_attribute(driver, one, handle)) for one in (_INTEGRATED, _CAN_MAP, _CAN_REGISTER)
+    )
     return Device(
         index=index,
         name=name.value.decode(errors="replace"),
         compute_capability=f"{major}.{minor}",
         memory_bytes=memory.value,
-        integrated=bool(integrated),
+        integrated=integrated,
+        can_map=can_map,
+        can_register=can_register,
     )
 
 

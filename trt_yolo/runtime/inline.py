@@ -35,6 +35,7 @@ class WorkerThread:
         self.ring: Ring | None = None
         self.is_ready = False
         self.at_once = 1
+        self.about: dict[str, str] = {}
         self._spec = spec
         self._ring_options = ring
         with contextlib.ExitStack() as on_error, start_errors_in_words():
@@ -89,7 +90,7 @@ class WorkerThread:
             with self._spec.backend.build(self._spec.threads) as backend:
                 ring = Ring.create(self._ring_options.shape(backend.manifest))
                 backend.adopt(ring.memory)
-                self.at_once = backend.at_once
+                self.at_once, self.about = backend.at_once, backend.about
                 self.manifest, self.ring = backend.manifest, ring
                 self._said.signal()
                 run_slots(backend, ring, self._ready, self.done, self._stopped.is_set)

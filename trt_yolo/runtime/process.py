@@ -53,6 +53,7 @@ class Worker(Protocol):
         ring: The memory shared with it; None until it has loaded.
         is_ready: Whether slots may be sent.
         at_once: Batches that it runs at the same time.
+        about: What its backend says of itself.
         done: Signalled once for every slot that it has answered.
     """
 
@@ -61,6 +62,7 @@ class Worker(Protocol):
     ring: Ring | None
     is_ready: bool
     at_once: int
+    about: dict[str, str]
     done: Wake
 
     def fileno(self) -> int:
@@ -134,6 +136,7 @@ class WorkerProcess:
         self.ring: Ring | None = None
         self.is_ready = False
         self.at_once = 1
+        self.about: dict[str, str] = {}
         self._ring_options = ring
         with contextlib.ExitStack() as on_error, start_errors_in_words():
             self._ready = Wake.create()
@@ -169,6 +172,7 @@ class WorkerProcess:
             self.at_once = int(message["at_once"])
             self._share(manifest_from_json(message["loaded"], origin="the worker's model"))
         self.is_ready = "ready" in message
+        self.about = message.get("about", {})
 
     def notify(self) -> None:
         """See `Worker`."""

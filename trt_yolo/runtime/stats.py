@@ -30,6 +30,7 @@ class WorkerStats:
         restarts: How often it was replaced.
         queue_ms: What a batch waited for it, mean, in milliseconds.
         infer_ms: What a batch took in the backend, mean, in milliseconds.
+        about: What its backend says of itself: on a GPU which, how slots reach it, and whether graphs are captured.
     """
 
     worker: int
@@ -42,6 +43,7 @@ class WorkerStats:
     restarts: int
     queue_ms: float
     infer_ms: float
+    about: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,4 +236,5 @@ def _worker_stats(post: Post, totals: _Totals, seconds: float) -> WorkerStats:
         restarts=post.restarts,
         queue_ms=totals.queue_ms / batches,
         infer_ms=totals.infer_ms / batches,
+        about=dict(worker.about) if worker is not None else {},
     )

@@ -5,9 +5,9 @@ The conversation over the channel:
 
     program                                   worker
     {factory, options, cores, threads}  ──>   loads the backend
-                                        <──   {loaded: manifest}             or {error: class, text}
+                                        <──   {loaded: manifest, at_once}    or {error: class, text}
     {shape} + ring, ready (2), done     ──>   attaches the ring, warms up
-                                        <──   {ready: true}                  or {error: class, text}
+                                        <──   {ready: true, about}           or {error: class, text}
     signals `ready` for every slot      ──>   runs it, signals `done`        or {error: class, text}, and leaves
     {stop: true}                        ──>   leaves
 
@@ -233,7 +233,7 @@ def _serve(channel: Channel, stack: contextlib.ExitStack) -> None:
     ready, done = Wake(fds[_READY_READ], fds[_READY_WRITE]), Wake(-1, fds[_DONE_WRITE])
     stopped = threading.Event()
     threading.Thread(target=_heed, args=(channel, stopped, ready), daemon=True).start()
-    channel.send({"ready": True})
+    channel.send({"ready": True, "about": backend.about})
     run_slots(backend, ring, ready, done, stopped.is_set)
 
 
