@@ -55,7 +55,7 @@ def _calls(source: Path, owner: str) -> dict[str, set[int]]:
 
 
 def test_cuda_bindings_has_all_of_it() -> None:
-    driver = importlib.import_module("cuda.bindings.driver")
+    driver = pytest.importorskip("cuda.bindings.driver")
     names = _attributes(SOURCE, "_bindings")
     assert {"cuMemHostRegister", "cuGraphLaunch", "cuStreamBeginCapture"} <= names
     for chain in names:
@@ -66,7 +66,7 @@ def test_cuda_bindings_has_all_of_it() -> None:
 
 
 def test_cuda_bindings_takes_so_many_arguments() -> None:
-    driver = importlib.import_module("cuda.bindings.driver")
+    driver = pytest.importorskip("cuda.bindings.driver")
     calls = {name: counts for name, counts in _calls(SOURCE, "_bindings").items() if name.startswith("cu")}
     assert len(calls) >= 8
     for name, counts in calls.items():
@@ -77,7 +77,7 @@ def test_cuda_bindings_takes_so_many_arguments() -> None:
 
 
 def test_the_flags_are_those_of_cuda() -> None:
-    driver = importlib.import_module("cuda.bindings.driver")
+    driver = pytest.importorskip("cuda.bindings.driver")
     assert int(driver.CU_MEMHOSTREGISTER_PORTABLE) == cuda._PORTABLE
     assert int(driver.CU_MEMHOSTREGISTER_DEVICEMAP) == cuda._DEVICEMAP
     assert int(driver.CUstream_flags.CU_STREAM_NON_BLOCKING) == cuda._NON_BLOCKING
