@@ -85,8 +85,15 @@ class Gpu:
         return self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING)
 
     def memory(self, size: int) -> Any:
-        """So many bytes of the device's memory; its address is `int` of it."""
-        return self._cuda.mem_alloc(size)
+        """So many bytes of the device's memory; its address is `int` of it.
+
+        Raises:
+            BackendError: There are not so many.
+        """
+        try:
+            return self._cuda.mem_alloc(size)
+        except self._cuda.MemoryError as error:
+            raise BackendError(self._out_of_memory(size)) from error
 
     def pinned(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """A page-locked array of this process."""
@@ -166,10 +173,11 @@ class Gpu:
         if int(error):
             raise self._in_words(f"{call}: {error}")
 
-    def _out_of_memory(self) -> str:
+    def _out_of_memory(self, asked: int = 0) -> str:
         free, total = self._cuda.mem_get_info()
+        wanted = f"{asked / 2**20:.1f} MiB were asked for, " if asked else ""
         return (
-            f"the memory of GPU {self.index} is full ({free >> 20} of {total >> 20} MiB free); "
+            f"the memory of GPU {self.index} is full: {wanted}{free >> 20} of {total >> 20} MiB are free; "
             "use fewer workers or streams, a smaller batch, or --workspace when building"
         )
 

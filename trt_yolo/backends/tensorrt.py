@@ -85,7 +85,8 @@ class TensorRTBackend(Backend):
                 self.sizes = batch_sizes(self.manifest.batch)
                 largest = self.sizes[-1]
                 self._lanes = [
-                    _Lane(self.gpu, self.engine, largest=largest, graphs=graphs) for _ in range(streams)
+                    _Lane(self.gpu, self.engine, number, largest=largest, graphs=graphs)
+                    for number in range(streams)
                 ]
             on_error.pop_all()
         self.at_once = streams
@@ -183,8 +184,9 @@ class _Lane:
         unconverged: (largest batch, 1) float32, page-locked; of the last batch.
     """
 
-    def __init__(self, gpu: Gpu, engine: LoadedEngine, *, largest: int, graphs: bool) -> None:
+    def __init__(self, gpu: Gpu, engine: LoadedEngine, number: int, *, largest: int, graphs: bool) -> None:
         self.flight: Flight | None = None
+        self._number = number
         self._gpu, self._engine, self._largest = gpu, engine, largest
         self._graphs = graphs
         self._captures = Captures[Any]()
@@ -253,7 +255,7 @@ class _Lane:
         try:
             graph = self._gpu.captured(self._stream, lambda: self._enqueue(frames, rows, is_mapped))
         except BackendError as error:
-            if self._captures.refuse(str(error)):
+            if self._captures.refuse(str(error)) and self._number == 0:  # the first in use; once is enough
                 _log.warning("batches are enqueued one by one, as no CUDA graph can be captured: %s", error)
             return
         dropped = self._captures.keep(key, graph)
