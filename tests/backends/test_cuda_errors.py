@@ -125,9 +125,9 @@ def test_a_refusal_after_which_the_context_works(driver: _Driver) -> None:
 
 def test_an_error_after_which_nothing_works_ends_the_worker(driver: _Driver) -> None:
     driver.is_sticky = True
-    with pytest.raises(DeviceError, match=r"GPU 0 is lost .*: launch failed; a new process can go on"):
-        with Gpu().current():
-            raise driver.LogicError("launch failed")
+    lost = r"GPU 0 is lost .*: launch failed; a new process can go on"
+    with pytest.raises(DeviceError, match=lost), Gpu().current():
+        raise driver.LogicError("launch failed")
     assert driver.pushed == 0
 
 
