@@ -19,10 +19,8 @@ from trt_yolo.runtime.pool import Pool
 from trt_yolo.runtime.worker import BackendSpec
 
 if TYPE_CHECKING:
-    from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
+    from trt_yolo.backends.base import Backend
     from trt_yolo.manifest import Manifest
-
-    pass
 
 BackendName = Literal["auto", "onnxruntime", "null"]
 
@@ -183,11 +181,13 @@ def _manifest(model: str | Path | None) -> Manifest:
         return loaded.manifest
 
 
-def load_backend(model: str | Path | None = None, *, threads: int | None = None) -> OnnxRuntimeBackend:
-    """ONNX Runtime under `load`: letterboxed frames in, rows out. Arguments and errors are those of `load`."""
+def load_backend(model: str | Path | None = None, *, threads: int | None = None) -> Backend:
+    """What is under `load`: letterboxed frames in, rows out. Arguments and errors are those of `load`."""
     _check_counts(threads=threads)
     if model is not None and is_engine(model):
-        raise InputError(f"{model} is a TensorRT engine, and this measures ONNX Runtime; give the .onnx")
+        from trt_yolo.backends.tensorrt import TensorRTBackend
+
+        return TensorRTBackend(loadable_engine(model, rebuild=False))
     path = _artifact(model)
     from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
 

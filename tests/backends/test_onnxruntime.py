@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -409,3 +410,21 @@ def test_a_path_without_a_model_is_refused(
 def test_no_bytes_are_no_model() -> None:
     with pytest.raises(TrtYoloError):
         OnnxRuntimeBackend(b"")
+
+
+def test_the_bare_call_runs_the_session_on_those_frames(
+    any_graph: OnnxRuntimeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = np.full((4, *any_graph.manifest.imgsz_hw, 3), 7, np.uint8)
+    ran: list[Any] = []
+
+    class Session:
+        def run(self, outputs: None, feed: dict[str, npt.NDArray[Any]]) -> None:
+            ran.append((outputs, [array.shape for array in feed.values()]))
+
+    expected = [array.shape for array in any_graph.feed(frames, 0.25, 0.7).values()]
+    monkeypatch.setattr(any_graph, "session", Session())
+    call = any_graph.bare_call(frames, conf=0.25, iou=0.7)
+    call()
+    call()
+    assert ran == [(None, expected)] * 2

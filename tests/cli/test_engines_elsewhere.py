@@ -112,23 +112,42 @@ def test_predict_where_it_would_load_but_for_pycuda(
     assert_one_error(outcome, "pip install 'trt-yolo[gpu]'" if workers == "0" else NO_GPU)
 
 
-@pytest.mark.parametrize("name", ["good.engine", "garbage.engine", "missing.engine", "orin.plan"])
+_MEASURED: list[tuple[str, list[str]]] = [
+    ("good.engine", ["good.engine does not load here", NO_GPU]),
+    ("orin.plan", ["orin.plan does not load here"]),
+    ("garbage.engine", ["garbage.engine is no TensorRT engine"]),
+    ("missing.engine", ["no such file: missing.engine"]),
+]
+
+
+@pytest.mark.parametrize(("name", "parts"), _MEASURED, ids=[row[0] for row in _MEASURED])
+@pytest.mark.parametrize("against", [False, True], ids=["alone", "against"])
+@pytest.mark.usefixtures("files")
+def test_bench(against: bool, name: str, parts: list[str], cli: Command) -> None:
+    arguments = ["demo.onnx", "--against", name] if against else [name]
+    assert_one_error(cli("bench", *arguments, "--seconds", "0.1"), *parts)
+
+
+@pytest.mark.parametrize("name", [row[0] for row in _MEASURED])
 @pytest.mark.parametrize(
     "arguments",
     [
-        lambda name: ["bench", name, "--seconds", "0.1"],
-        lambda name: ["bench", name, "--runtime", "--seconds", "1"],
-        lambda name: ["bench", "demo.onnx", "--against", name, "--seconds", "0.1"],
         lambda name: ["val", name, "--data", "data/data.yaml"],
         lambda name: ["val", "demo.onnx", name, "--data", "data/data.yaml"],
     ],
-    ids=["bench", "runtime", "against", "val", "second"],
+    ids=["val", "second"],
 )
 @pytest.mark.usefixtures("files")
-def test_what_measures_onnx_runtime_takes_none(
-    arguments: Callable[[str], list[str]], name: str, cli: Command
-) -> None:
+def test_val_takes_none(arguments: Callable[[str], list[str]], name: str, cli: Command) -> None:
     assert_one_error(cli(*arguments(name)), f"{name} is a TensorRT engine", "give the .onnx")
+
+
+@pytest.mark.usefixtures("files")
+def test_the_runtime_is_measured_on_a_cpu(cli: Command) -> None:
+    outcome = cli("bench", "good.engine", "--runtime", "--seconds", "1")
+    assert_one_error(
+        outcome, "--runtime divides the cores", "good.engine is an engine", "leave --runtime out"
+    )
 
 
 # doctor

@@ -86,6 +86,19 @@ def test_every_batch_size(engines: Engines, batch: int) -> None:
             np.testing.assert_allclose(got[..., 4], wanted[..., 4], atol=0.02)
 
 
+@pytest.mark.parametrize("graphs", [True, False], ids=["graphs", "plain"])
+def test_the_bare_engine_runs_beside_batches(engines: Engines, graphs: bool) -> None:
+    """What a bench compares with: it must not disturb what the backend finds."""
+    engine, _ = engines["dynamic"]
+    frames = np.resize(check_frames((256, 256), ()), (4, 256, 256, 3))
+    with TensorRTBackend(engine, graphs=graphs) as backend:
+        before = backend.infer(frames, conf=0.25, iou=0.7)
+        call = backend.bare_call(frames, conf=0.25, iou=0.7)
+        for _ in range(10):
+            call()
+        np.testing.assert_array_equal(backend.infer(frames, conf=0.25, iou=0.7), before)
+
+
 @pytest.mark.parametrize("kind", ["fp32", "fp16", "int8", "dynamic"])
 def test_self_test(engines: Engines, kind: str) -> None:
     engine, onnx = engines[kind]

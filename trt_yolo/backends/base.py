@@ -7,6 +7,8 @@ a subclass writes only `_run`. Knows no sources, no letterbox geometry and no fi
 from __future__ import annotations
 
 import abc
+import functools
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -136,6 +138,13 @@ class Backend(abc.ABC):
         """
         self.infer_into(frames_bgr, rows, count=count, conf=conf, iou=iou)
         return _LANDED
+
+    def bare_call(self, frames_bgr: Frames, *, conf: float, iou: float) -> Callable[[], object]:
+        """A call that runs the model on those frames and waits for it, with as little around it as there can be.
+
+        What a bench compares with. The frames stay what they are; nothing comes back.
+        """
+        return functools.partial(self.infer, frames_bgr, conf=conf, iou=iou)
 
     def adopt(self, memory: npt.NDArray[np.uint8]) -> None:  # noqa: B027  most backends have no use for it
         """The memory that a worker's slots lie in, from now until `close`: a GPU can page-lock it.

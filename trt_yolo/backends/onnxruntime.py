@@ -6,8 +6,9 @@ Enters: an `.onnx` file or its bytes. Knows no sources and no processes.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,10 @@ class OnnxRuntimeBackend(Backend):
             return {self._inputs[0]: images_for_head(frames_bgr).astype(self._image_dtype, copy=False)}
         values = (frames_bgr, np.array([conf], np.float32), np.array([iou], np.float32))
         return dict(zip(self._inputs, values, strict=True))
+
+    def bare_call(self, frames_bgr: Frames, *, conf: float, iou: float) -> Callable[[], object]:
+        """See `Backend`: the session's `run`."""
+        return functools.partial(self.session.run, None, self.feed(frames_bgr, conf, iou))
 
     def _run(self, frames_bgr: Frames, conf: float, iou: float) -> Output:
         feed = self.feed(frames_bgr, conf, iou)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +147,19 @@ class TensorRTBackend(Backend):
         else:
             self.begin_into(frames_bgr, rows, count=count, conf=conf, iou=iou).finish()
 
+    def bare_call(self, frames_bgr: Frames, *, conf: float, iou: float) -> Callable[[], object]:
+        """See `Backend`: the engine alone, as one graph where that works; its inputs are on the GPU already."""
+        if self.manifest.graph == "head":
+            return super().bare_call(frames_bgr, conf=conf, iou=iou)
+        with self.gpu.current():
+            enqueue = self._lanes[0].bare(frames_bgr, conf, iou, graphs=self._graphs)
+
+        def call() -> None:
+            with self.gpu.current():
+                enqueue()
+
+        return call
+
     def close(self) -> None:
         """Gives back the GPU's memory and the context; calling twice is fine."""
         if not self.__dict__.get("_lanes"):  # never loaded, or closed
@@ -190,6 +204,7 @@ class _Lane:
         self._gpu, self._engine, self._largest = gpu, engine, largest
         self._graphs = graphs
         self._captures = Captures[Any]()
+        self._bare_graphs: list[Any] = []
         self._contexts: dict[int, tensorrt.IExecutionContext] = {}
         self._memory: dict[str, Any] = {}
         self._staging: tuple[Frames, Rows] | None = None
@@ -242,9 +257,34 @@ class _Lane:
         self._stream.synchronize()
         return found.astype(np.float32, copy=False)
 
+    def bare(self, frames: Frames, conf: float, iou: float, *, graphs: bool) -> Callable[[], None]:
+        """Runs the engine on frames that are copied to the device now, and waits for it."""
+        source, target = self.staging()
+        source[: len(frames)] = frames
+        self._thresholds[0], self._thresholds[_IOU_AT // 4] = conf, iou
+        self._enqueue(source[: len(frames)], target[: len(frames)], is_mapped=False)
+        self._stream.synchronize()
+        context = self._contexts[len(frames)]
+        graph = None
+        if graphs and not self._captures.refused:
+            with contextlib.suppress(BackendError):  # plain enqueue then; what is broken shows when it runs
+                graph = self._gpu.captured(self._stream, lambda: self._execute(context))
+                self._bare_graphs.append(graph)
+
+        def enqueue() -> None:
+            if graph is None:
+                self._execute(context)
+            else:
+                self._gpu.launch(graph, self._stream)
+            self._stream.synchronize()
+
+        return enqueue
+
     def close(self) -> None:
         """Gives back what it has on the device."""
         self._stream.synchronize()
+        while self._bare_graphs:
+            self._gpu.destroy(self._bare_graphs.pop())
         for graph in self._captures.drain():
             self._gpu.destroy(graph)
         self._contexts.clear()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
+from trt_yolo.backends.base import Backend
 from trt_yolo.bench.measure import bare_calls_on, check_bench, timed_for
 
 _WINDOWS = 9
@@ -36,8 +36,8 @@ class Comparison:
 
 
 def compare_models(
-    one: OnnxRuntimeBackend,
-    other: OnnxRuntimeBackend,
+    one: Backend,
+    other: Backend,
     paths: Sequence[Path],
     *,
     batch: int,

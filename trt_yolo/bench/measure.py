@@ -1,4 +1,4 @@
-"""What a model does from image files to detections, and what bare ONNX Runtime does beside it.
+"""What a model does from image files to detections, and what its bare backend does beside it.
 
 Enters: a loaded model and image files. Leaves: a `BenchResult`. All is measured in turn, window by window, so
 that a change of the machine's speed hits everything alike. Prints nothing.
@@ -7,7 +7,6 @@ that a change of the machine's speed hits everything alike. Prints nothing.
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
+from trt_yolo.backends.base import Backend
 from trt_yolo.demo.scenes import scene
 from trt_yolo.errors import InputError
 from trt_yolo.media.images import read_image, write_jpeg
@@ -53,7 +52,8 @@ class BenchResult:
         images_per_s: A stream of files to their detections.
         latency_ms: Of one call, a batch of files to its detections, with nothing else under way.
         stages_ms: What an image of the stream took in each stage, mean; `infer` is its whole batch's.
-        bare_images_per_s: One ONNX Runtime session alone on prepared frames, same batch and threads.
+        bare_images_per_s: One backend alone (an ONNX Runtime session, an engine) on prepared frames, same batch
+            and threads.
         efficiency: `images_per_s / bare_images_per_s`, for each worker.
         batch: The most images a batch.
         workers: Sessions that run at once: worker processes, or 1 in this process.
@@ -83,14 +83,14 @@ class BenchResult:
 
 def bench_model(
     model: Model,
-    bare: OnnxRuntimeBackend,
+    bare: Backend,
     paths: Sequence[Path],
     *,
     batch: int,
     seconds: float,
     progress: Progress | None = None,
 ) -> BenchResult:
-    """Measures calls, a stream and bare ONNX Runtime, each for a third of the time.
+    """Measures calls, a stream and the bare backend, each for a third of the time.
 
     Args:
         model: What is measured, loaded with `max_batch=batch`.
@@ -164,7 +164,7 @@ def write_scenes(folder: Path, imgsz_hw: tuple[int, int]) -> list[Path]:
     return paths
 
 
-def check_bench(bare: OnnxRuntimeBackend, paths: Sequence[Path], batch: int, seconds: float) -> None:
+def check_bench(bare: Backend, paths: Sequence[Path], batch: int, seconds: float) -> None:
     """Raises InputError for a batch that the model does not take, no time, or no images."""
     bare.manifest.batch.check(batch)
     if not 0 < seconds <= 86400:
@@ -184,10 +184,8 @@ def _warm_up(
             return
 
 
-def bare_calls_on(
-    backend: OnnxRuntimeBackend, paths: Sequence[Path], batch: int
-) -> list[Callable[[], object]]:
-    """Calls of the bare session on frames of the real images, letterboxed beforehand."""
+def bare_calls_on(backend: Backend, paths: Sequence[Path], batch: int) -> list[Callable[[], object]]:
+    """Calls of the bare backend on frames of the real images, letterboxed beforehand."""
     height, width = backend.manifest.imgsz_hw
     frames: npt.NDArray[np.uint8] = np.empty((batch, height, width, 3), np.uint8)
     calls: list[Callable[[], object]] = []
@@ -196,8 +194,7 @@ def bare_calls_on(
             image = read_image(paths[(start + index) % len(paths)])
             letterbox_into(image, frame, fit_letterbox(image.shape[:2], (height, width)))
         thresholds = Thresholds()
-        feed = backend.feed(frames.copy(), thresholds.conf, thresholds.iou)
-        calls.append(functools.partial(backend.session.run, None, feed))
+        calls.append(backend.bare_call(frames.copy(), conf=thresholds.conf, iou=thresholds.iou))
     return calls
 
 

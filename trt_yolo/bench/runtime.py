@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trt_yolo.backends.base import Backend
 from trt_yolo.backends.null import null_from_manifest
-from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
 from trt_yolo.bench.measure import bare_calls_on, steady_stream, timed_for
 from trt_yolo.bench.peer_process import PeerProcess
 from trt_yolo.bench.peers import PeerOptions
@@ -169,7 +169,7 @@ def bench_ring(progress: Progress | None = None) -> RingCost:
 
 def bench_end_to_end(
     model: Model,
-    bare: OnnxRuntimeBackend,
+    bare: Backend,
     paths: Sequence[Path],
     *,
     weights: Path | None,
@@ -324,7 +324,7 @@ def _plain_call() -> Callable[[npt.NDArray[np.uint8]], object]:
     return call
 
 
-def _parts_s(bare: OnnxRuntimeBackend, paths: Sequence[Path], seconds: float) -> float:
+def _parts_s(bare: Backend, paths: Sequence[Path], seconds: float) -> float:
     """Bare inference, decode and letterbox of one image, one after another on one core, in seconds."""
     height, width = bare.manifest.imgsz_hw
     batch = bare.manifest.batch.minimum

@@ -20,7 +20,9 @@ _SECONDS = 10.0
 def bench(
     model: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(help="An exported .onnx; a .pt or a name is exported first; nothing: the demo model."),
+        typer.Argument(
+            help="An .onnx or an .engine; a .pt or a name is exported first; nothing: the demo model."
+        ),
     ] = None,
     data: Annotated[
         Optional[str],  # noqa: UP045
@@ -57,7 +59,7 @@ def bench(
     ] = None,
     json_line: Annotated[bool, typer.Option("--json", help="Only the line of JSON.")] = False,
 ) -> None:
-    """Measure images/s and latency from files to detections, and bare ONNX Runtime in the same run."""
+    """Measure images/s and latency from files to detections, and the bare model in the same run."""
     import tempfile
     from dataclasses import asdict
 
@@ -67,7 +69,7 @@ def bench(
     from trt_yolo.loading import load, load_backend, threads_of_worker
 
     if runtime:
-        _refuse(batch, against)
+        _refuse(model, batch, against)
         bench_runtime(model, data, seconds=seconds, workers=workers, threads=threads, only_json=json_line)
         return
     with contextlib.ExitStack() as stack:
@@ -100,7 +102,7 @@ def bench(
         "model": model or "demo",
         "imgsz": list(manifest.imgsz_hw),
         "precision": manifest.precision,
-        "threads": backend.threads,
+        "threads": loaded.threads,
     }
     beside = {} if comparison is None else {"against": {"model": against, **asdict(comparison)}}
     if not json_line:
@@ -121,8 +123,14 @@ def _show_comparison(comparison: Comparison, model: str, against: str) -> None:
     print_table("bare inference, in turn", ["model", "measured"], rows, numbers=1)
 
 
-def _refuse(batch: int | None, against: str | None) -> None:
+def _refuse(model: str | None, batch: int | None, against: str | None) -> None:
     from trt_yolo.errors import InputError
+    from trt_yolo.loading import is_engine
+
+    if model is not None and is_engine(model):
+        raise InputError(
+            f"--runtime divides the cores of a CPU, and {model} is an engine; leave --runtime out"
+        )
 
     if against is not None:
         raise InputError("--against does not go with --runtime, which has peers of its own; leave it out")
@@ -153,7 +161,7 @@ def _show(result: BenchResult, about: dict[str, object]) -> None:
     stages, latency = result.stages_ms, result.latency_ms
     rows = [
         ["files to detections", f"{result.images_per_s:.1f} images/s"],
-        ["bare ONNX Runtime, one session", f"{result.bare_images_per_s:.1f} images/s"],
+        ["bare model, alone", f"{result.bare_images_per_s:.1f} images/s"],
         ["efficiency", f"{result.efficiency:.3f}"],
         ["latency p50 / p90 / p99", f"{latency.p50:.2f} / {latency.p90:.2f} / {latency.p99:.2f} ms"],
         ["decode", f"{stages.decode:.2f} ms/image"],
