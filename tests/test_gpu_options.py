@@ -9,7 +9,7 @@ import pytest
 
 import trt_yolo
 from trt_yolo.errors import InputError
-from trt_yolo.loading import GpuOptions, _spec
+from trt_yolo.loading import GpuOptions, backend_spec
 from trt_yolo.runtime.worker import BackendSpec
 
 
@@ -42,7 +42,7 @@ def test_what_is_for_engines_alone(options: dict[str, Any], demo_onnx: Path) -> 
 def test_workers_go_round_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trt_yolo.loading.loadable_engine", lambda model, *, rebuild: Path(model))
     gpu = GpuOptions(devices=(0, 2), streams=3, graphs=False, spin=True)
-    spec = _spec("x.engine", "auto", gpu, rebuild=False)
+    spec = backend_spec("x.engine", "auto", gpu, rebuild=False)
     assert [spec.of_worker(number).options["device"] for number in range(4)] == [0, 2, 0, 2]
     wanted = {"engine": "x.engine", "streams": 3, "graphs": False, "spin": True, "device": 2}
     assert spec.of_worker(1).options == wanted

@@ -96,7 +96,7 @@ def load(
         timeout_s=timeout_s,
         max_restarts=max_restarts,
     )
-    return Model(Pool(_spec(model, backend, gpu, rebuild=rebuild), options))
+    return Model(Pool(backend_spec(model, backend, gpu, rebuild=rebuild), options))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +135,18 @@ class GpuOptions:
         return given | {"graphs": self.graphs, "spin": self.spin}
 
 
-def _spec(model: str | Path | None, backend: BackendName, gpu: GpuOptions, *, rebuild: bool) -> BackendSpec:
-    """How a worker makes the backend; what can be refused is refused now, before one starts."""
+def backend_spec(
+    model: str | Path | None,
+    backend: BackendName = "auto",
+    gpu: GpuOptions | None = None,
+    *,
+    rebuild: bool = False,
+) -> BackendSpec:
+    """How a worker makes the backend; what can be refused is refused now, before one starts.
+
+    Arguments and errors are those of `load`.
+    """
+    gpu = gpu or GpuOptions()
     if backend == "null":
         return BackendSpec(factory=_NULL, options={"manifest": _manifest(model).to_json()})
     if model is not None and is_engine(model):

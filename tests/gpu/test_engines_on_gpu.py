@@ -99,6 +99,17 @@ def test_the_bare_engine_runs_beside_batches(engines: Engines, graphs: bool) -> 
         np.testing.assert_array_equal(backend.infer(frames, conf=0.25, iou=0.7), before)
 
 
+def test_the_parts_of_a_batch_are_timed_beside_batches(engines: Engines) -> None:
+    engine, _ = engines["dynamic"]
+    frames = np.resize(check_frames((256, 256), ()), (4, 256, 256, 3))
+    with TensorRTBackend(engine) as backend:
+        before = backend.infer(frames, conf=0.25, iou=0.7)
+        copy_in, run, copy_out = backend.timed_parts(frames, conf=0.25, iou=0.7)
+        np.testing.assert_array_equal(backend.infer(frames, conf=0.25, iou=0.7), before)
+    assert min(copy_in, run, copy_out) > 0
+    assert run > copy_out
+
+
 @pytest.mark.parametrize("kind", ["fp32", "fp16", "int8", "dynamic"])
 def test_self_test(engines: Engines, kind: str) -> None:
     engine, onnx = engines[kind]

@@ -6,12 +6,16 @@ frame shows.
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
 from trt_yolo.backends.base import Backend, Frames, Output
 from trt_yolo.manifest import DEFAULT_ROWS, Manifest, manifest_from_json
+
+_EARLY_S = 150e-6
 
 
 class NullBackend(Backend):
@@ -22,15 +26,17 @@ class NullBackend(Backend):
     Args:
         manifest: Of the model that it stands for.
         delay_ms: How long a batch takes, in milliseconds.
+        delays_ms: How long the first batch takes, the second, and so on, round and round; none: `delay_ms` each.
     """
 
-    def __init__(self, manifest: Manifest, *, delay_ms: float = 0.0) -> None:
+    def __init__(self, manifest: Manifest, *, delay_ms: float = 0.0, delays_ms: Sequence[float] = ()) -> None:
         super().__init__(manifest)
-        self._delay_ms = delay_ms
+        self._delays_ms = itertools.cycle(delays_ms or [delay_ms])
 
     def _run(self, frames_bgr: Frames, conf: float, iou: float) -> Output:
-        if self._delay_ms:
-            time.sleep(self._delay_ms / 1e3)
+        until_s = time.perf_counter() + next(self._delays_ms) / 1e3
+        while (left_s := until_s - time.perf_counter()) > 0:
+            time.sleep(max(0.0, left_s - _EARLY_S))  # sleeping lasts longer than was asked for
         height, width = self.manifest.imgsz_hw
         detections = np.zeros((len(frames_bgr), self.manifest.rows or DEFAULT_ROWS, 6), np.float32)
         detections[:, 0, 2:5] = width, height, 1
@@ -38,6 +44,9 @@ class NullBackend(Backend):
         return Output(detections, np.zeros((len(frames_bgr), 1), np.float32))
 
 
-def null_from_manifest(manifest: str, *, delay_ms: float = 0.0) -> NullBackend:
+def null_from_manifest(
+    manifest: str, *, delay_ms: float = 0.0, delays_ms: Sequence[float] = ()
+) -> NullBackend:
     """The null backend for a model's manifest, as `Manifest.to_json` writes it."""
-    return NullBackend(manifest_from_json(manifest, origin="the manifest"), delay_ms=delay_ms)
+    known = manifest_from_json(manifest, origin="the manifest")
+    return NullBackend(known, delay_ms=delay_ms, delays_ms=delays_ms)

@@ -1,8 +1,13 @@
-"""`trt-yolo bench`: measure a model on real images; a table, then one line of JSON."""
+"""`trt-yolo bench`: measure models under loads; tables, or one line of JSON."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -11,131 +16,246 @@ import typer
 from trt_yolo.cli.bench_runtime import bench_runtime
 
 if TYPE_CHECKING:
-    from trt_yolo.bench.comparison import Comparison
-    from trt_yolo.bench.measure import BenchResult
+    from trt_yolo.bench.benching import Bench
+    from trt_yolo.bench.measuring import Progress
+    from trt_yolo.bench.options import BenchOptions
+    from trt_yolo.bench.result import Report
+    from trt_yolo.bench.scenario import Scenario
+    from trt_yolo.runtime.results import Policy
 
-_SECONDS = 10.0
+_REGRESSED = 3
+_INTERRUPTED = 130
 
 
 def bench(
-    model: Annotated[
-        Optional[str],  # noqa: UP045
+    words: Annotated[
+        Optional[list[str]],  # noqa: UP045
         typer.Argument(
-            help="An .onnx or an .engine; a .pt or a name is exported first; nothing: the demo model."
+            metavar="[MODEL...] [SCENARIO [N]]",
+            help="Models: .onnx, .engine; a .pt or a name is exported first; none: the demo model. "
+            "Loads: single-stream, multi-stream N, server, offline, cameras N; none: single-stream and offline.",
         ),
+    ] = None,
+    scenario: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="The load as an option, such as 'cameras 4'.", show_default="as above"),
     ] = None,
     data: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Images: a file, folder or glob.", show_default="demo scenes"),
     ] = None,
-    seconds: Annotated[
+    duration: Annotated[
+        float, typer.Option("--duration", "--seconds", help="Seconds for each scope of each load, at least.")
+    ] = 5.0,
+    min_count: Annotated[int, typer.Option(help="Queries of each scope of each load, at least.")] = 30,
+    scope: Annotated[
+        str, typer.Option(help="e2e: files to detections; infer: slot to slot; engine: the bare backend.")
+    ] = "e2e,infer,engine",
+    rate: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(help="How long to measure, warm-up not counted.", show_default="10; with --runtime 240"),
+        typer.Option(help="server: arrivals a second, at random moments (Poisson)."),
     ] = None,
+    find_rate: Annotated[
+        bool, typer.Option("--find-rate", help="server: search the highest rate that keeps --p99.")
+    ] = False,
+    p99: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="What p99 may be, such as 20ms: of --find-rate, and of a sweep."),
+    ] = None,
+    fps: Annotated[float, typer.Option(help="cameras: frames a second of each.")] = 25.0,
+    policy: Annotated[str, typer.Option(help="cameras: drop-oldest or drop-newest.")] = "drop-oldest",
     batch: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="Images a call.", show_default="the smallest the model takes"),
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Images a batch; several, such as 1,2,4, make a sweep.", show_default="the smallest"),
     ] = None,
     workers: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(
-            help="Worker processes; 0: this process.", show_default="0; with --runtime one a core, at least 2"
-        ),
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Worker processes, 0: this process; several make a sweep.", show_default="0"),
     ] = None,
     threads: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="CPU threads of one inference.", show_default="the cores, divided"),
-    ] = None,
-    runtime: Annotated[
-        bool,
-        typer.Option(
-            "--runtime",
-            help="Measure the runtime itself: its ring, latency, memory, and peers on the same images.",
-        ),
-    ] = False,
-    against: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Another model, whose bare inference is measured in turn with this one's."),
+        typer.Option(
+            help="CPU threads of one inference; several make a sweep.", show_default="the cores, divided"
+        ),
+    ] = None,
+    streams: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Batches of an engine under way at once; several make a sweep.", show_default="2"),
+    ] = None,
+    decode_threads: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Threads that decode and letterbox.", show_default="half of the cores, 2 to 8"),
+    ] = None,
+    devices: Annotated[str, typer.Option(help="GPUs of an engine, such as 0,1.")] = "0",
+    graphs: Annotated[bool, typer.Option(help="Whether batches of an engine are captured as graphs.")] = True,
+    peers: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="With offline: others on the same images, all or names."),
+    ] = None,
+    baseline: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="An earlier --json result; exit code 3 if anything is slower by more than --tolerance."),
+    ] = None,
+    tolerance: Annotated[str, typer.Option(help="What nobody minds in a comparison.")] = "5%",
+    kill_worker_every: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Kill a worker every so many seconds, and say what that costs."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of arrivals, and of which worker is killed.")] = 0,
+    samples: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write every raw sample to this CSV file."),
+    ] = None,
+    csv: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write the figures to this CSV file, a row for each scope."),
+    ] = None,
+    html: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write a page with plots to this file."),
     ] = None,
     json_line: Annotated[bool, typer.Option("--json", help="Only the line of JSON.")] = False,
+    runtime: Annotated[
+        bool,
+        typer.Option("--runtime", help="Measure the runtime itself instead: its ring, latency, memory."),
+    ] = False,
 ) -> None:
-    """Measure images/s and latency from files to detections, and the bare model in the same run."""
-    import tempfile
-    from dataclasses import asdict
+    """Measure what the whole pipeline does, what the bare engine does, and what stands between them."""
+    from trt_yolo.bench.measuring import Plan
+    from trt_yolo.bench.options import (
+        BenchOptions,
+        layouts_of,
+        milliseconds_of,
+        numbers_of,
+        scopes_of,
+        share_of,
+    )
+    from trt_yolo.bench.scenario import scenario_words, split_words
+    from trt_yolo.cli.predict import devices_of
 
-    from trt_yolo.bench.comparison import compare_models
-    from trt_yolo.bench.measure import bench_model, check_bench, write_scenes
-    from trt_yolo.cli.render import print_json, progress_bar
-    from trt_yolo.loading import load, load_backend, threads_of_worker
-
+    given = list(words or []) + (scenario_words(scenario) if scenario is not None else [])
+    models, loads = split_words(given)
     if runtime:
-        _refuse(model, batch, against)
-        bench_runtime(model, data, seconds=seconds, workers=workers, threads=threads, only_json=json_line)
+        _refuse_with_runtime(models, loads=loads, batch=batch)
+        model = models[0] if models else None
+        seconds = None if duration == 5.0 else duration  # noqa: PLR2004  its own default is longer
+        only = {"workers": _single(workers, "--workers"), "threads": _single(threads, "--threads")}
+        bench_runtime(model, data, seconds=seconds, only_json=json_line, **only)
         return
-    with contextlib.ExitStack() as stack:
-        own_threads = threads_of_worker(workers or 0, threads)
-        backend = stack.enter_context(load_backend(model, threads=own_threads))
-        other = None if against is None else stack.enter_context(load_backend(against, threads=own_threads))
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="trt-yolo-"))
-        manifest = backend.manifest
-        paths = write_scenes(Path(folder), manifest.imgsz_hw) if data is None else readable(data)
-        size = manifest.batch.minimum if batch is None else batch
-        time_s = _SECONDS if seconds is None else seconds
-        check_bench(backend, paths, size, time_s)
-        if other is not None:
-            check_bench(other, paths, size, time_s)
-        loaded = stack.enter_context(load(model, workers=workers or 0, threads=threads, max_batch=size))
-        bar = stack.enter_context(progress_bar())
-        task = bar.add_task("measuring", total=1.0)
-        result = bench_model(
-            loaded,
-            backend,
-            paths,
-            batch=size,
-            seconds=time_s,
-            progress=lambda share: bar.update(task, completed=share),
-        )
-        comparison = (
-            None if other is None else compare_models(backend, other, paths, batch=size, seconds=time_s)
-        )
-    about = {
-        "model": model or "demo",
-        "imgsz": list(manifest.imgsz_hw),
-        "precision": manifest.precision,
-        "threads": loaded.threads,
-    }
-    beside = {} if comparison is None else {"against": {"model": against, **asdict(comparison)}}
-    if not json_line:
-        _show(result, about)
-        if comparison is not None:
-            _show_comparison(comparison, str(about["model"]), str(against))
-    print_json({**result.to_dict(), **about, **beside})
+    options = BenchOptions(
+        models=tuple(models) or (None,),
+        scenarios=_scenarios(loads, rate=rate, fps=fps, policy=policy, find_rate=find_rate),
+        layouts=layouts_of(
+            batches=[None] if batch is None else list(numbers_of(batch, "--batch")),
+            workers=[0] if workers is None else numbers_of(workers, "--workers"),
+            threads=[None] if threads is None else list(numbers_of(threads, "--threads")),
+            streams=[None] if streams is None else list(numbers_of(streams, "--streams")),
+            decode_threads=decode_threads,
+            devices=tuple(devices_of(devices)),
+            graphs=graphs,
+        ),
+        scopes=scopes_of(scope),
+        plan=Plan(seconds=duration, min_count=min_count),
+        seed=seed,
+        find_rate=find_rate,
+        p99_ms=None if p99 is None else milliseconds_of(p99, "--p99"),
+        peers=_peers(peers),
+        baseline=baseline,
+        tolerance=share_of(tolerance, "--tolerance"),
+        kill_every_s=kill_worker_every,
+    )
+    for path, option in ((samples, "--samples"), (csv, "--csv"), (html, "--html")):
+        _check_writable(path, option)
+    with tempfile.TemporaryDirectory(prefix="trt-yolo-") as folder:
+        paths, source = _images(data, Path(folder), options)
+        under_way, report = _measured(options, paths, source)
+    _show(report, only_json=json_line)
+    _write(report, under_way, samples=samples, csv=csv, html=html)
+    if report.partial:
+        raise typer.Exit(_INTERRUPTED)
+    if report.baseline is not None and report.baseline.regressed:
+        raise typer.Exit(_REGRESSED)
 
 
-def _show_comparison(comparison: Comparison, model: str, against: str) -> None:
-    from trt_yolo.cli.render import print_table
+def _scenarios(
+    loads: list[tuple[str, int]], *, rate: float | None, fps: float, policy: str, find_rate: bool
+) -> tuple[Scenario, ...]:
+    from trt_yolo.bench.scenario import Scenario
+    from trt_yolo.errors import InputError
 
-    rows = [
-        [model, f"{comparison.images_per_s:.1f} images/s"],
-        [against, f"{comparison.other_images_per_s:.1f} images/s"],
-        ["the first is", f"{comparison.ratio:.2f} times as fast"],
-    ]
-    print_table("bare inference, in turn", ["model", "measured"], rows, numbers=1)
+    names = [name for name, _ in loads]
+    if (rate is not None or find_rate) and "server" not in names:
+        option = "--rate" if rate is not None else "--find-rate"
+        raise InputError(f"{option} is for the scenario server; add it: trt-yolo bench MODEL server {option} ...")
+    if rate is not None and find_rate:
+        raise InputError("--rate and --find-rate do not go together; leave one of them out")
+    return tuple(
+        Scenario(name=name, count=count, rate=rate, fps=fps, policy=_policy(policy))  # type: ignore[arg-type]
+        for name, count in dict.fromkeys(loads)
+    )
 
 
-def _refuse(model: str | None, batch: int | None, against: str | None) -> None:
+def _policy(text: str) -> Policy:
+    from trt_yolo.errors import InputError
+
+    if text not in ("drop-oldest", "drop-newest"):
+        raise InputError(f"no policy {text!r} for cameras; give drop-oldest or drop-newest")
+    return text  # type: ignore[return-value]  # it is one of them
+
+
+def _single(text: str | None, option: str) -> int | None:
+    from trt_yolo.bench.options import numbers_of
+    from trt_yolo.errors import InputError
+
+    if text is None:
+        return None
+    if text.strip().lstrip("-").isdecimal():
+        return int(text)
+    found = numbers_of(text, option)
+    if len(found) > 1:
+        raise InputError(f"{option} {text} makes a sweep, which --runtime does not; give one number")
+    return found[0]
+
+
+def _refuse_with_runtime(models: list[str], *, loads: object, batch: str | None) -> None:
     from trt_yolo.errors import InputError
     from trt_yolo.loading import is_engine
 
-    if model is not None and is_engine(model):
+    if any(is_engine(model) for model in models):
         raise InputError(
-            f"--runtime divides the cores of a CPU, and {model} is an engine; leave --runtime out"
+            f"--runtime divides the cores of a CPU, and {models[0]} is an engine; leave --runtime out"
         )
-
-    if against is not None:
-        raise InputError("--against does not go with --runtime, which has peers of its own; leave it out")
+    if len(models) > 1:
+        raise InputError("--runtime takes one model; leave --runtime out to compare several")
+    if loads:
+        raise InputError("--runtime has a load of its own; leave the scenario out")
     if batch is not None:
         raise InputError("--batch does not go with --runtime, which uses the model's smallest; leave it out")
+
+
+def _peers(text: str | None) -> tuple[str, ...]:
+    return () if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _check_writable(path: Path | None, option: str) -> None:
+    """Refuses before anything is measured what could not be written afterwards."""
+    from trt_yolo.errors import InputError
+
+    if path is None:
+        return
+    if path.is_dir() or not path.parent.is_dir():
+        kind = "is a folder" if path.is_dir() else f"cannot be made: there is no folder {path.parent}"
+        raise InputError(f"{option} {path} {kind}; give the name of a file in a folder that is there")
+
+
+def _images(data: str | None, folder: Path, options: BenchOptions) -> tuple[list[Path], str]:
+    """Images to measure with, and where they came from."""
+    from trt_yolo.bench.images import DEMO_SIDE, SCENE_SIDE, write_scenes
+
+    if data is not None:
+        return readable(data), data
+    side = DEMO_SIDE if options.models == (None,) else SCENE_SIDE
+    return write_scenes(folder, (side, side)), f"demo scenes, {side}x{side}"
 
 
 def readable(data: str) -> list[Path]:
@@ -155,22 +275,75 @@ def readable(data: str) -> list[Path]:
     return paths
 
 
-def _show(result: BenchResult, about: dict[str, object]) -> None:
-    from trt_yolo.cli.render import print_table
+def _measured(options: BenchOptions, paths: list[Path], source: str) -> tuple[Bench, Report]:
+    from trt_yolo.bench.benching import Bench
 
-    stages, latency = result.stages_ms, result.latency_ms
-    rows = [
-        ["files to detections", f"{result.images_per_s:.1f} images/s"],
-        ["bare model, alone", f"{result.bare_images_per_s:.1f} images/s"],
-        ["efficiency", f"{result.efficiency:.3f}"],
-        ["latency p50 / p90 / p99", f"{latency.p50:.2f} / {latency.p90:.2f} / {latency.p99:.2f} ms"],
-        ["decode", f"{stages.decode:.2f} ms/image"],
-        ["letterbox", f"{stages.letterbox:.2f} ms/image"],
-        ["waiting for a worker", f"{stages.queue:.2f} ms/image"],
-        ["infer", f"{stages.infer:.2f} ms/batch"],
-        ["post", f"{stages.post:.2f} ms/image"],
-    ]
-    title = (
-        f"bench of {about['model']}: batch {result.batch}, {about['threads']} threads, {result.calls} calls"
-    )
-    print_table(title, ["what", "measured"], rows, numbers=1)
+    command = shlex.join(["trt-yolo", *sys.argv[1:]])
+    if options.kill_every_s is not None:  # what it does on purpose it need not warn of
+        logging.getLogger("trt_yolo.runtime.supervision").setLevel(logging.ERROR)
+    with _progress() as (say, on_start):
+        under_way = Bench(options, paths, data=source, command=command, say=say, on_start=on_start)
+        return under_way, under_way.run()
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[tuple[Callable[[Progress], None], Callable[[str], None]]]:
+    """A bar on stderr: what is measured, how far it is, and the last figure of each thing."""
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+
+    from trt_yolo.cli.render import progress_bar
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[figures]}"), TimeElapsedColumn()
+    )  # fmt: skip
+    with progress_bar(*columns) as bar:
+        task = bar.add_task("loading", total=1.0, figures="")
+        last: dict[str, str] = {}
+
+        def on_start(what: str) -> None:
+            last.clear()
+            bar.update(task, description=what, completed=0.0, figures="")
+
+        def say(progress: Progress) -> None:
+            mark = " (warm-up)" if progress.is_warm_up else ""
+            last[progress.name] = f"{progress.name} {progress.images_per_s:.1f}{mark}"
+            bar.update(task, completed=progress.share, figures=" · ".join(last.values()) + " images/s")
+
+        yield say, on_start
+
+
+def _show(report: Report, *, only_json: bool) -> None:
+    from trt_yolo.bench.tables import notes_of, tables_of
+    from trt_yolo.cli.render import print_json, print_table, printable
+
+    if only_json:
+        print_json(report.to_dict())
+        return
+    if report.partial:
+        typer.echo("PARTIAL: interrupted; what follows was measured until then")
+    for table in tables_of(report):
+        print_table(table.title, table.columns, table.rows, numbers=table.numbers)
+    for line in (*notes_of(report), *report.advice):
+        typer.echo(printable(line))
+
+
+def _write(
+    report: Report, under_way: Bench, *, samples: Path | None, csv: Path | None, html: Path | None
+) -> None:
+    """Writes the files that were asked for; the result has been printed by then."""
+    from trt_yolo.bench.tables import write_csv, write_samples
+    from trt_yolo.errors import InputError
+
+    try:
+        if samples is not None:
+            write_samples(samples, under_way.windows())
+        if csv is not None:
+            write_csv(csv, report)
+        if html is not None:
+            from trt_yolo.bench.page import page_of
+
+            html.write_text(page_of(report.to_dict()), encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"cannot write {error.filename}: {error.strerror}; the result is printed above"
+        ) from error

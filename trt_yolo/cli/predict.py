@@ -72,7 +72,7 @@ def predict(
             threads=threads,
             rebuild=rebuild,
             streams=streams,
-            devices=_devices(devices),
+            devices=devices_of(devices),
             spin=spin,
         ) as loaded,
         _table_at_last(rows),
@@ -104,7 +104,7 @@ def predict(
         raise typer.Exit(1)
 
 
-def _devices(text: str) -> list[int]:
+def devices_of(text: str) -> list[int]:
     """The GPUs of `0,1`."""
     from trt_yolo.errors import InputError
 

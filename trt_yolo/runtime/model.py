@@ -73,6 +73,11 @@ class Model:
         """CPU threads of one inference."""
         return self._pool.threads
 
+    @property
+    def max_batch(self) -> int:
+        """The most frames a batch."""
+        return self._pool.batch
+
     def __enter__(self) -> Self:
         return self
 

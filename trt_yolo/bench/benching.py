@@ -1,0 +1,468 @@
+"""A bench as a whole: every model in every setting under every load, and what follows from it.
+
+Enters: `BenchOptions`, image files. Leaves: a `Report`, and the raw windows. Prints nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trt_yolo.bench.advice import advice_for
+from trt_yolo.bench.baseline import against_baseline, read_baseline
+from trt_yolo.bench.files_to_detections import FilesToDetections
+from trt_yolo.bench.finding import find_rate
+from trt_yolo.bench.machine import machine_record
+from trt_yolo.bench.measuring import Measured, Plan, Progress, Say, Seen, measure
+from trt_yolo.bench.options import BenchOptions
+from trt_yolo.bench.recovery import WithKills, recovery_of
+from trt_yolo.bench.result import (
+    Best,
+    Compared,
+    Figures,
+    FoundRate,
+    ModelFacts,
+    Recovery,
+    Report,
+    Run,
+    Setting,
+    Stages,
+    WarmUp,
+    figures_of,
+)
+from trt_yolo.bench.scenario import Scenario
+from trt_yolo.bench.statistics import Ratio, ratio_of, unpaired_ratio
+from trt_yolo.bench.subject import Layout, Subject, open_subject
+from trt_yolo.bench.window import Contender, Window
+from trt_yolo.bench.yardstick import Yardstick
+from trt_yolo.errors import InputError, TrtYoloError
+from trt_yolo.telemetry import PowerMeter
+from trt_yolo.version import __version__
+
+_RATIOS = (("e2e", "engine"), ("e2e", "infer"), ("infer", "engine"))
+_PASSES = 2
+_YARDSTICK_FOR = ("e2e", "infer", "engine")
+
+PeersFor = Callable[[Subject], contextlib.AbstractContextManager[Sequence[Contender]]]
+OnStart = Callable[[str], None]
+
+
+@dataclass(eq=False)
+class Sample:
+    """What was seen of one contender of a run, all passes together.
+
+    Attributes:
+        windows: In order.
+        warm_up: Of the first pass.
+        began_s: When the run's first window began, `time.perf_counter`.
+        marks: Of the power meter, before and after each window.
+    """
+
+    windows: list[Window] = field(default_factory=list)
+    warm_up: WarmUp = field(default_factory=lambda: WarmUp(seconds=0.0, windows=0, is_steady=False))
+    began_s: float = 0.0
+    marks: list[tuple[Any, Any]] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Collected:
+    """One run while it is measured.
+
+    Attributes:
+        facts: Which model.
+        setting: How it was laid out.
+        scenario: Under which load.
+        parts: How copy in, engine and copy out share a batch's time.
+        samples: By contender.
+    """
+
+    facts: ModelFacts
+    setting: Setting
+    scenario: Scenario
+    parts: Stages | None = None
+    samples: dict[str, Sample] = field(default_factory=dict)
+    found: FoundRate | None = None
+    recovery: Recovery | None = None
+    is_partial: bool = False
+
+
+class Bench:
+    """A bench under way.
+
+    Args:
+        options: What it is asked for.
+        paths: Readable image files.
+        data: Where they came from, for the report.
+        command: The command line, for the report.
+        say: Called after each window.
+        on_start: Called with what is measured next.
+        peers_for: Opens the peers that run beside a subject.
+
+    Attributes:
+        collected: What was measured, by model, setting and scenario.
+
+    Raises:
+        InputError: The baseline cannot be read.
+    """
+
+    def __init__(
+        self,
+        options: BenchOptions,
+        paths: Sequence[Path],
+        *,
+        data: str,
+        command: str = "",
+        say: Say | None = None,
+        on_start: OnStart | None = None,
+        peers_for: PeersFor | None = None,
+    ) -> None:
+        self.options, self.paths, self.data, self.command = options, paths, data, command
+        self.collected: dict[tuple[str, Setting, str], Collected] = {}
+        self.is_partial = False
+        self.refused: list[str] = []
+        self._baseline = read_baseline(options.baseline) if options.baseline is not None else None
+        self._say: Say = say or (lambda _: None)
+        self._on_start = on_start or (lambda _: None)
+        self._peers_for = peers_for or (lambda _: contextlib.nullcontext(()))
+        self._yardstick = Yardstick()
+        self._machine: Mapping[str, Any] = {}
+
+    def run(self) -> Report:
+        """Measures everything; Ctrl-C ends it, and the report says that it is partial.
+
+        Raises:
+            TrtYoloError: A model that cannot be loaded, a setting that it does not take (in a sweep: all of them).
+            KeyboardInterrupt: Before anything was measured.
+        """
+        self._machine = machine_record()
+        try:
+            with PowerMeter() as meter:
+                self._measure_all(meter)
+                return self._report(meter)
+        except KeyboardInterrupt:
+            self.is_partial = True
+            if not any(one.samples for one in self.collected.values()):
+                raise
+            return self._report(None)
+
+    def windows(self) -> Iterator[tuple[Collected, str, Sample]]:
+        """All that was seen, raw: run, contender, windows."""
+        for one in self.collected.values():
+            for name, sample in one.samples.items():
+                yield one, name, sample
+
+    def _measure_all(self, meter: PowerMeter) -> None:
+        options = self.options
+        passes = _PASSES if options.is_sweep else 1
+        plan = options.plan
+        if options.is_sweep:
+            windows = max(1, plan.windows // passes)
+            plan = dataclasses.replace(
+                plan, seconds=plan.seconds / passes, windows=windows, min_count=-(-plan.min_count // passes)
+            )
+        failed: list[Layout] = []
+        for number in range(passes):
+            for layout in options.layouts:
+                if layout in failed:
+                    continue
+                try:
+                    self._measure_layout(layout, plan, meter)
+                except InputError as error:
+                    if not options.is_sweep or number:
+                        raise
+                    failed.append(layout)
+                    self.refused.append(str(error))
+                    if len(failed) == len(options.layouts):
+                        raise
+                if self.is_partial:
+                    return
+
+    def _measure_layout(self, layout: Layout, plan: Plan, meter: PowerMeter) -> None:
+        with contextlib.ExitStack() as stack:
+            subjects = []
+            for model, name in zip(self.options.models, _names(self.options.models), strict=True):
+                self._on_start(f"loading {name}")
+                subjects.append(stack.enter_context(open_subject(model, layout, self.paths, name=name)))
+            scenarios = self.options.scenarios_for(subjects[0].batch)
+            for scenario in scenarios:
+                for subject in subjects:
+                    _check_scenario(subject, scenario)
+            peers: Sequence[Contender] = ()
+            if self.options.peers and any(scenario.name == "offline" for scenario in scenarios):
+                self._on_start("starting peers")
+                peers = stack.enter_context(self._peers_for(subjects[0]))
+            for scenario in scenarios:
+                self._on_start(f"{subjects[0].setting.label}: {scenario.label}")
+                beside = peers if scenario.name == "offline" else ()
+                self._measure_scenario(subjects, scenario, plan, meter, beside)
+                if self.is_partial:
+                    return
+
+    def _measure_scenario(
+        self,
+        subjects: Sequence[Subject],
+        scenario: Scenario,
+        plan: Plan,
+        meter: PowerMeter,
+        peers: Sequence[Contender],
+    ) -> None:
+        runs = [self._collected(subject, scenario) for subject in subjects]
+        if scenario.name == "server" and scenario.rate is None:
+            scenario = self._find_rate(subjects[0], runs[0], plan)
+        table: list[tuple[Contender, Collected, str]] = []
+        for scope in self.options.scopes:
+            for subject, run in zip(subjects, runs, strict=True):
+                table.append((subject.contender(scope, scenario, seed=self.options.seed), run, scope))
+        table += [(peer, runs[0], f"peer:{peer.name}") for peer in peers]
+        killing = self._add_kills(subjects[0], scenario, runs[0], table)
+        before = _restarts(subjects[0]) if killing is not None else 0
+        measured = measure(
+            [_named(one, run, name, len(subjects)) for one, run, name in table],
+            plan,
+            say=self._say,
+            around=self._around(meter, table),
+            warmed_by=lambda one: self._warmer(one, subjects, table),
+        )
+        self.is_partial = measured.is_partial
+        for (_, run, name), seen in zip(table, measured.seen, strict=True):
+            self._note(run, name, seen, measured)
+        for subject, run in zip(subjects, runs, strict=True):
+            run.is_partial = run.is_partial or measured.is_partial
+            run.parts = run.parts or subject.parts
+        if killing is not None:
+            self._note_recovery(runs[0], killing, _restarts(subjects[0]) - before)
+
+    def _collected(self, subject: Subject, scenario: Scenario) -> Collected:
+        key = (subject.name, subject.setting, scenario.label)
+        if key not in self.collected:
+            self.collected[key] = Collected(subject.facts, subject.setting, scenario)
+        return self.collected[key]
+
+    def _note(self, run: Collected, name: str, seen: Seen, measured: Measured) -> None:
+        if not seen.windows:
+            return
+        sample = run.samples.setdefault(name, Sample())
+        if not sample.windows:
+            sample.began_s, sample.warm_up = measured.began_s, seen.warm_up
+        sample.windows += seen.windows
+
+    def _find_rate(self, subject: Subject, run: Collected, plan: Plan) -> Scenario:
+        assert self.options.p99_ms is not None
+        run.found = find_rate(
+            lambda scenario, seed: FilesToDetections(subject.model, subject.paths, scenario, seed=seed),
+            limit_ms=self.options.p99_ms,
+            plan=plan,
+            seed=self.options.seed,
+            say=self._say,
+        )
+        rate = run.found.rate or min(trial.rate for trial in run.found.trials)
+        run.scenario = dataclasses.replace(run.scenario, rate=rate)
+        return run.scenario
+
+    def _add_kills(
+        self, subject: Subject, scenario: Scenario, run: Collected, table: list[tuple[Contender, Collected, str]]
+    ) -> WithKills | None:
+        every_s = self.options.kill_every_s
+        if every_s is None or scenario.is_open:
+            return None
+        quiet = FilesToDetections(subject.model, subject.paths, scenario, tolerates=True)
+        killing = WithKills(quiet, subject.model, every_s=every_s, seed=self.options.seed)
+        table.append((killing, run, killing.name))
+        return killing
+
+    def _note_recovery(self, run: Collected, killing: WithKills, restarts: int) -> None:
+        assert self.options.kill_every_s is not None
+        sample = run.samples.pop(killing.name, None)
+        quiet = run.samples.get("e2e")
+        if sample is not None and quiet is not None:
+            run.recovery = recovery_of(
+                killing, quiet.windows, sample.windows, every_s=self.options.kill_every_s, restarts=restarts
+            )
+
+    def _warmer(
+        self, contender: Contender, subjects: Sequence[Subject], table: Sequence[tuple[Contender, Collected, str]]
+    ) -> Contender:
+        """What warms it up: what a queue or a killer would disturb is warmed up by plain throughput."""
+        inner = contender.inner if isinstance(contender, _Named) else contender
+        if not inner.is_continuous and not isinstance(inner, WithKills):
+            return contender
+        run = next(run for one, run, _ in table if one is inner)
+        subject = next(one for one in subjects if one.name == run.facts.name)
+        return FilesToDetections(subject.model, subject.paths, Scenario(name="offline"))
+
+    def _around(
+        self, meter: PowerMeter, table: Sequence[tuple[Contender, Collected, str]]
+    ) -> Callable[[Contender], contextlib.AbstractContextManager[object]]:
+        """Before each window of a scope the yardstick is read; at both ends of a window, the meter."""
+
+        @contextlib.contextmanager
+        def around(contender: Contender) -> Iterator[None]:
+            inner = contender.inner if isinstance(contender, _Named) else contender
+            run, name = next((run, name) for one, run, name in table if one is inner)
+            if name == self.options.scopes[0]:
+                self._yardstick.read()
+            begun = meter.mark()
+            yield
+            sample = run.samples.setdefault(name, Sample())
+            sample.marks.append((begun, meter.mark()))
+
+        return around
+
+    def _report(self, meter: PowerMeter | None) -> Report:
+        runs = tuple(_run(one, meter, self.is_partial) for one in self.collected.values() if one.samples)
+        comparisons = tuple(_comparisons(runs, self.options))
+        best = best_of(runs, self.options.p99_ms) if self.options.is_sweep else None
+        report = Report(
+            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            version=__version__,
+            command=self.command,
+            seed=self.options.seed,
+            images=len(self.paths),
+            data=self.data,
+            machine=self._machine,
+            yardstick=tuple(self._yardstick.rates),
+            runs=runs,
+            comparisons=comparisons,
+            best=best,
+            refused=tuple(self.refused),
+            partial=self.is_partial,
+        )
+        if self._baseline is not None:
+            beside = against_baseline(report, self._baseline, tolerance=self.options.tolerance)
+            report = dataclasses.replace(report, baseline=beside)
+        return dataclasses.replace(report, advice=tuple(advice_for(report)))
+
+
+class _Named:
+    """A contender under a name that tells it from those of other models, for progress."""
+
+    def __init__(self, inner: Contender, name: str) -> None:
+        self.inner, self.name, self.is_continuous = inner, name, inner.is_continuous
+
+    def window(self, seconds: float) -> Window:
+        return self.inner.window(seconds)
+
+
+def _named(contender: Contender, run: Collected, name: str, models: int) -> Contender:
+    return _Named(contender, f"{run.facts.name} {name}" if models > 1 else name)
+
+
+def _names(models: Sequence[str | None]) -> list[str]:
+    """What results call the models: file names, whole paths where two are called the same."""
+    short = [Path(model).name if model else "demo" for model in models]
+    return [
+        (model or "demo") if short.count(name) > 1 else name for model, name in zip(models, short, strict=True)
+    ]
+
+
+def _check_scenario(subject: Subject, scenario: Scenario) -> None:
+    if scenario.name == "cameras" and scenario.count > 1 and subject.batch > scenario.count:
+        raise InputError(
+            f"a batch of {subject.batch} and {scenario.count} cameras: no batch would ever be full; "
+            f"give --batch {scenario.count} or less"
+        )
+
+
+def _restarts(subject: Subject) -> int:
+    return sum(worker.restarts for worker in subject.model.stats().workers)
+
+
+def _run(one: Collected, meter: PowerMeter | None, is_partial: bool) -> Run:
+    figures = {
+        name: figures_of(
+            sample.windows,
+            warm_up=sample.warm_up,
+            began_s=sample.began_s,
+            parts=one.parts,
+            watts=meter.watts(sample.marks) if meter is not None and sample.marks else None,
+        )
+        for name, sample in one.samples.items()
+        if sample.windows
+    }
+    return Run(
+        model=one.facts,
+        setting=one.setting,
+        scenario=one.scenario.to_dict(),
+        scopes={name: value for name, value in figures.items() if not name.startswith("peer:")},
+        peers={name[5:]: value for name, value in figures.items() if name.startswith("peer:")},
+        ratios=_ratios(figures, one.scenario),
+        find_rate=one.found,
+        recovery=one.recovery,
+        partial=one.is_partial or (is_partial and len(one.samples) == 0),
+    )
+
+
+def _ratios(figures: Mapping[str, Figures], scenario: Scenario) -> dict[str, Ratio]:
+    """Of throughputs: e2e beside the other scopes and the peers, infer beside engine."""
+    pairs = [pair for pair in _RATIOS if pair[0] in figures and pair[1] in figures]
+    pairs += [("e2e", name) for name in figures if name.startswith("peer:") and "e2e" in figures]
+    found: dict[str, Ratio] = {}
+    for one, other in pairs:
+        ours, theirs = figures[one].throughput, figures[other].throughput
+        if ours is None or theirs is None:
+            continue
+        is_in_turn = not scenario.is_open or "e2e" not in (one, other)
+        ratio = (ratio_of if is_in_turn else unpaired_ratio)(ours.windows, theirs.windows)
+        if ratio is not None:
+            found[f"{one}/{other.removeprefix('peer:')}"] = ratio
+    return found
+
+
+def _comparisons(runs: Sequence[Run], options: BenchOptions) -> Iterator[Compared]:
+    """Every two models that were measured in turn."""
+    for one, other in itertools.combinations(runs, 2):
+        same = (one.setting, one.scenario) == (other.setting, other.scenario)
+        if not same or one.model.name == other.model.name:
+            continue
+        for scope in one.scopes:
+            if scope in other.scopes:
+                ours, theirs = one.scopes[scope], other.scopes[scope]
+                is_in_turn = not ours.latency_windows_ms
+                ratio = (ratio_of if is_in_turn else unpaired_ratio)(ours.speeds, theirs.speeds)
+                if ratio is not None:
+                    yield Compared(
+                        model=one.model.name,
+                        other=other.model.name,
+                        scenario=one.scenario["label"],
+                        scope=scope,
+                        setting=one.setting.label,
+                        ratio=ratio,
+                        verdict=ratio.verdict(options.tolerance),
+                    )
+
+
+def best_of(runs: Sequence[Run], limit_ms: float | None) -> Best | None:
+    """The most images a second of a sweep, and the most within a latency limit.
+
+    A setting keeps the limit if the 99th percentile of its queries does, in any load that has a latency.
+    """
+    scope = next((name for name in ("e2e", "infer", "engine") if any(name in run.scopes for run in runs)), None)
+    rated = [index for index, run in enumerate(runs) if scope in run.scopes and scope is not None]
+    if scope is None or not rated:
+        return None
+
+    def rate(index: int) -> float:
+        return runs[index].scopes[scope].images_per_s
+
+    held = {
+        runs[index].setting
+        for index in rated
+        if (latency := runs[index].scopes[scope].latency_ms) is not None
+        and limit_ms is not None
+        and latency.p99 <= limit_ms
+    }
+    within = [index for index in rated if runs[index].setting in held]
+    return Best(
+        throughput=max(rated, key=rate),
+        latency=max(within, key=rate) if within else None,
+        limit_ms=limit_ms,
+    )
+
+
+__all__ = ["Bench", "Collected", "Progress", "Sample", "TrtYoloError", "best_of"]
