@@ -420,6 +420,39 @@ def test_who_waits_for_a_place_is_woken(wait: Callable[[Batcher], object], by: s
         assert time.monotonic() - start_s < 0.9  # not at its next look, a second later
 
 
+@pytest.mark.parametrize("count", range(5))
+def test_who_waits_gets_a_slot_before_who_comes_later(count: int) -> None:
+    """Or results of a stream in order wait for the one frame that is passed by again and again."""
+    hall = Hall(batch=1)
+    under_way = hall.fill_up()
+    first, second = _job(), _job()
+    with ThreadPoolExecutor(2) as threads:
+        earlier = threads.submit(hall.batcher.reserve, first)
+        while list(hall.batcher._line) != [first]:
+            time.sleep(0.001)
+        hall.answer(under_way[0])
+        assert hall.batcher.reserve(second, timeout_s=0.05) is None  # the only free slot is the other's
+        place = earlier.result(timeout=5)
+    assert place is not None
+    assert place.batch.jobs == [first]
+    assert not hall.batcher._line
+    hall.answer(under_way[1])
+    assert hall.batcher.reserve(second, timeout_s=5) is not None
+
+
+def test_all_who_wait_share_the_batch_that_the_first_begins() -> None:
+    hall = Hall(batch=3, slots=2)
+    under_way = hall.fill_up()
+    with ThreadPoolExecutor(3) as threads:
+        waiting = [threads.submit(hall.batcher.reserve, _job()) for _ in range(3)]
+        while len(hall.batcher._line) < 3:
+            time.sleep(0.001)
+        hall.answer(under_way[0])
+        places = [one.result(timeout=5) for one in waiting]
+    assert {place.batch.slot.index for place in places if place is not None} == {under_way[0].slot.index}
+    assert sorted(place.number for place in places if place is not None) == [0, 1, 2]
+
+
 @pytest.mark.parametrize(
     "wait",
     [

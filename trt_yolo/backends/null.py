@@ -15,7 +15,7 @@ import numpy as np
 from trt_yolo.backends.base import Backend, Frames, Output
 from trt_yolo.manifest import DEFAULT_ROWS, Manifest, manifest_from_json
 
-_EARLY_S = 150e-6
+_EARLY_S = 500e-6
 
 
 class NullBackend(Backend):

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import datetime
 import itertools
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +20,9 @@ from trt_yolo.bench.baseline import against_baseline, read_baseline
 from trt_yolo.bench.files_to_detections import FilesToDetections
 from trt_yolo.bench.finding import find_rate
 from trt_yolo.bench.machine import machine_record
-from trt_yolo.bench.measuring import Measured, Plan, Progress, Say, Seen, measure
+from trt_yolo.bench.measuring import Measured, Plan, Say, Seen, measure
 from trt_yolo.bench.options import BenchOptions
+from trt_yolo.bench.peers.choosing import chosen_peers, open_peers
 from trt_yolo.bench.recovery import WithKills, recovery_of
 from trt_yolo.bench.result import (
     Best,
@@ -41,16 +43,18 @@ from trt_yolo.bench.statistics import Ratio, ratio_of, unpaired_ratio
 from trt_yolo.bench.subject import Layout, Subject, open_subject
 from trt_yolo.bench.window import Contender, Window
 from trt_yolo.bench.yardstick import Yardstick
-from trt_yolo.errors import InputError, TrtYoloError
+from trt_yolo.errors import InputError
+from trt_yolo.export.weights import find_weights
 from trt_yolo.telemetry import PowerMeter
 from trt_yolo.version import __version__
 
 _RATIOS = (("e2e", "engine"), ("e2e", "infer"), ("infer", "engine"))
 _PASSES = 2
-_YARDSTICK_FOR = ("e2e", "infer", "engine")
+_PEER = "peer:"
+_REST_S = 0.3  # after a peer: threads of OpenMP and PyTorch look for work for another 0.2 s
 
-PeersFor = Callable[[Subject], contextlib.AbstractContextManager[Sequence[Contender]]]
 OnStart = Callable[[str], None]
+Opened = Callable[[str | None, Layout, Sequence[Path], str], Subject]
 
 
 @dataclass(eq=False)
@@ -102,7 +106,8 @@ class Bench:
         command: The command line, for the report.
         say: Called after each window.
         on_start: Called with what is measured next.
-        peers_for: Opens the peers that run beside a subject.
+        on_note: Called with what was left out, and why.
+        opened: How a model is opened, in one setting.
 
     Attributes:
         collected: What was measured, by model, setting and scenario.
@@ -120,7 +125,8 @@ class Bench:
         command: str = "",
         say: Say | None = None,
         on_start: OnStart | None = None,
-        peers_for: PeersFor | None = None,
+        on_note: OnStart | None = None,
+        opened: Opened = open_subject,
     ) -> None:
         self.options, self.paths, self.data, self.command = options, paths, data, command
         self.collected: dict[tuple[str, Setting, str], Collected] = {}
@@ -129,7 +135,8 @@ class Bench:
         self._baseline = read_baseline(options.baseline) if options.baseline is not None else None
         self._say: Say = say or (lambda _: None)
         self._on_start = on_start or (lambda _: None)
-        self._peers_for = peers_for or (lambda _: contextlib.nullcontext(()))
+        self._opened = opened
+        self._on_note = on_note or (lambda _: None)
         self._yardstick = Yardstick()
         self._machine: Mapping[str, Any] = {}
 
@@ -141,15 +148,14 @@ class Bench:
             KeyboardInterrupt: Before anything was measured.
         """
         self._machine = machine_record()
-        try:
-            with PowerMeter() as meter:
+        with PowerMeter() as meter:
+            try:
                 self._measure_all(meter)
-                return self._report(meter)
-        except KeyboardInterrupt:
-            self.is_partial = True
-            if not any(one.samples for one in self.collected.values()):
-                raise
-            return self._report(None)
+            except KeyboardInterrupt:  # while something was loading
+                self.is_partial = True
+            if not any(sample.windows for _, _, sample in self.windows()):
+                raise KeyboardInterrupt
+            return self._report(meter)
 
     def windows(self) -> Iterator[tuple[Collected, str, Sample]]:
         """All that was seen, raw: run, contender, windows."""
@@ -188,21 +194,33 @@ class Bench:
             subjects = []
             for model, name in zip(self.options.models, _names(self.options.models), strict=True):
                 self._on_start(f"loading {name}")
-                subjects.append(stack.enter_context(open_subject(model, layout, self.paths, name=name)))
+                subjects.append(stack.enter_context(self._opened(model, layout, self.paths, name)))
             scenarios = self.options.scenarios_for(subjects[0].batch)
             for scenario in scenarios:
                 for subject in subjects:
                     _check_scenario(subject, scenario)
-            peers: Sequence[Contender] = ()
-            if self.options.peers and any(scenario.name == "offline" for scenario in scenarios):
-                self._on_start("starting peers")
-                peers = stack.enter_context(self._peers_for(subjects[0]))
+            peers = self._peers(subjects[0], scenarios, stack)
             for scenario in scenarios:
                 self._on_start(f"{subjects[0].setting.label}: {scenario.label}")
                 beside = peers if scenario.name == "offline" else ()
                 self._measure_scenario(subjects, scenario, plan, meter, beside)
                 if self.is_partial:
                     return
+
+    def _peers(
+        self, subject: Subject, scenarios: Sequence[Scenario], stack: contextlib.ExitStack
+    ) -> Sequence[Contender]:
+        """Those that run beside the first model under `offline`."""
+        if not self.options.peers or not any(scenario.name == "offline" for scenario in scenarios):
+            return ()
+        model = self.options.models[0]
+        is_graph = model is not None and Path(model).suffix.lower() in (".onnx", ".engine", ".plan")
+        weights = None if is_graph else find_weights(model)
+        names, missing = chosen_peers(self.options.peers, subject, weights)
+        for line in missing:
+            self._on_note(line)
+        self._on_start(f"starting {', '.join(names)}")
+        return stack.enter_context(open_peers(names, subject, weights))
 
     def _measure_scenario(
         self,
@@ -219,7 +237,7 @@ class Bench:
         for scope in self.options.scopes:
             for subject, run in zip(subjects, runs, strict=True):
                 table.append((subject.contender(scope, scenario, seed=self.options.seed), run, scope))
-        table += [(peer, runs[0], f"peer:{peer.name}") for peer in peers]
+        table += [(peer, runs[0], f"{_PEER}{peer.name}") for peer in peers]
         killing = self._add_kills(subjects[0], scenario, runs[0], table)
         before = _restarts(subjects[0]) if killing is not None else 0
         measured = measure(
@@ -309,13 +327,14 @@ class Bench:
                 self._yardstick.read()
             begun = meter.mark()
             yield
-            sample = run.samples.setdefault(name, Sample())
-            sample.marks.append((begun, meter.mark()))
+            run.samples.setdefault(name, Sample()).marks.append((begun, meter.mark()))
+            if name.startswith(_PEER):
+                time.sleep(_REST_S)
 
         return around
 
-    def _report(self, meter: PowerMeter | None) -> Report:
-        runs = tuple(_run(one, meter, self.is_partial) for one in self.collected.values() if one.samples)
+    def _report(self, meter: PowerMeter) -> Report:
+        runs = tuple(_run(one, meter) for one in self.collected.values() if any(s.windows for s in one.samples.values()))
         comparisons = tuple(_comparisons(runs, self.options))
         best = best_of(runs, self.options.p99_ms) if self.options.is_sweep else None
         report = Report(
@@ -373,14 +392,14 @@ def _restarts(subject: Subject) -> int:
     return sum(worker.restarts for worker in subject.model.stats().workers)
 
 
-def _run(one: Collected, meter: PowerMeter | None, is_partial: bool) -> Run:
+def _run(one: Collected, meter: PowerMeter) -> Run:
     figures = {
         name: figures_of(
             sample.windows,
             warm_up=sample.warm_up,
             began_s=sample.began_s,
             parts=one.parts,
-            watts=meter.watts(sample.marks) if meter is not None and sample.marks else None,
+            watts=meter.watts(sample.marks) if sample.marks else None,
         )
         for name, sample in one.samples.items()
         if sample.windows
@@ -389,19 +408,19 @@ def _run(one: Collected, meter: PowerMeter | None, is_partial: bool) -> Run:
         model=one.facts,
         setting=one.setting,
         scenario=one.scenario.to_dict(),
-        scopes={name: value for name, value in figures.items() if not name.startswith("peer:")},
-        peers={name[5:]: value for name, value in figures.items() if name.startswith("peer:")},
+        scopes={name: value for name, value in figures.items() if not name.startswith(_PEER)},
+        peers={name.removeprefix(_PEER): value for name, value in figures.items() if name.startswith(_PEER)},
         ratios=_ratios(figures, one.scenario),
         find_rate=one.found,
         recovery=one.recovery,
-        partial=one.is_partial or (is_partial and len(one.samples) == 0),
+        partial=one.is_partial,
     )
 
 
 def _ratios(figures: Mapping[str, Figures], scenario: Scenario) -> dict[str, Ratio]:
     """Of throughputs: e2e beside the other scopes and the peers, infer beside engine."""
     pairs = [pair for pair in _RATIOS if pair[0] in figures and pair[1] in figures]
-    pairs += [("e2e", name) for name in figures if name.startswith("peer:") and "e2e" in figures]
+    pairs += [("e2e", name) for name in figures if name.startswith(_PEER) and "e2e" in figures]
     found: dict[str, Ratio] = {}
     for one, other in pairs:
         ours, theirs = figures[one].throughput, figures[other].throughput
@@ -410,7 +429,7 @@ def _ratios(figures: Mapping[str, Figures], scenario: Scenario) -> dict[str, Rat
         is_in_turn = not scenario.is_open or "e2e" not in (one, other)
         ratio = (ratio_of if is_in_turn else unpaired_ratio)(ours.windows, theirs.windows)
         if ratio is not None:
-            found[f"{one}/{other.removeprefix('peer:')}"] = ratio
+            found[f"{one}/{other.removeprefix(_PEER)}"] = ratio
     return found
 
 
@@ -463,6 +482,3 @@ def best_of(runs: Sequence[Run], limit_ms: float | None) -> Best | None:
         latency=max(within, key=rate) if within else None,
         limit_ms=limit_ms,
     )
-
-
-__all__ = ["Bench", "Collected", "Progress", "Sample", "TrtYoloError", "best_of"]

@@ -106,20 +106,23 @@ class FilesToDetections:
         future.add_done_callback(lambda done: ended(_error(done)))
 
     def _offline(self, seconds: float) -> Window:
-        """A stream of files while it runs evenly; every one of them must come back, in order."""
+        """A stream of files while it runs evenly; every one of them must come back, once."""
         batch = self._model.max_batch
         least = batch * (_LEAST_BATCHES * max(1, self._model.workers) + 1)
         source = _Source(self._files, seconds, least=least)
         ends_s: list[float] = []
-        errors = lost = 0
-        with contextlib.closing(self._model.stream(iter(source))) as results:  # type: ignore[type-var]  # a generator
+        came: set[int] = set()
+        errors = 0
+        stream = self._model.stream(iter(source), ordered=False)
+        with contextlib.closing(stream) as results:  # type: ignore[type-var]  # it is a generator
             for result in results:
                 ends_s.append(time.perf_counter())
+                came.add(result.index)
                 if result.error is not None:
                     self._tolerate(result.error)
                     errors += 1
-                lost += result.index != len(ends_s) - 1
-        return _even_part(source, ends_s, batch=batch, errors=errors, lost=lost + source.offered - len(ends_s))
+        lost = abs(source.offered - len(ends_s)) + len(ends_s) - len(came)
+        return _even_part(source, ends_s, batch=batch, errors=errors, lost=lost)
 
     def _tolerate(self, error: Exception) -> None:
         if not self._tolerates:

@@ -17,7 +17,7 @@ from trt_yolo.bench.window import Contender, Window
 from trt_yolo.errors import InputError
 
 _SHORTEST_S = 0.25
-_LEAST_WINDOWS = 4
+_LEAST_WINDOWS = 6  # fewer give a ratio no interval
 _MOST_ROUNDS = 1_000
 _WARM_WINDOW_S = 0.2
 _AGREEING = 3

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trt_yolo.bench.measuring import Plan
+from trt_yolo.bench.peers.choosing import check_names
 from trt_yolo.bench.result import SCOPES
 from trt_yolo.bench.scenario import Scenario
 from trt_yolo.bench.subject import Layout
@@ -58,6 +59,7 @@ class BenchOptions:
         self._check_kills()
         if len(set(self.models)) < len(self.models):
             raise InputError("the same model twice; give different ones, or one with --baseline")
+        self._check_peers()
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed {self.seed}; give a number from 0 to {2**32 - 1}")
 
@@ -71,6 +73,13 @@ class BenchOptions:
             raise InputError("server needs --rate, arrivals a second, or --find-rate with --p99 20ms")
         if self.find_rate and len(self.models) > 1:
             raise InputError("--find-rate takes one model; give the others in runs of their own")
+
+    def _check_peers(self) -> None:
+        check_names(self.peers)
+        if self.peers and self.is_sweep:
+            raise InputError("--peers takes one setting; leave the lists out, or --peers")
+        if self.peers and self.scenarios and not any(one.name == "offline" for one in self.scenarios):
+            raise InputError("--peers are measured with offline; add it: trt-yolo bench MODEL offline ...")
 
     def _check_kills(self) -> None:
         if self.kill_every_s is None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import itertools
 import os
 import time
@@ -23,8 +22,8 @@ import numpy.typing as npt
 from trt_yolo.backends.base import Backend
 from trt_yolo.backends.null import null_from_manifest
 from trt_yolo.bench.measure import bare_calls_on, steady_stream, timed_for
-from trt_yolo.bench.peer_process import PeerProcess
-from trt_yolo.bench.peers import PeerOptions
+from trt_yolo.bench.peers import PeerOptions, why_not
+from trt_yolo.bench.peers.process import PeerProcess
 from trt_yolo.manifest import Manifest
 from trt_yolo.media.images import decode_image
 from trt_yolo.runtime.jobs import Job, Thresholds, detections_of_batch
@@ -201,7 +200,9 @@ def bench_end_to_end(
     rates: dict[str, list[float]] = {"ours": [], "limit": []}
     with contextlib.ExitStack() as stack:
         peers = {}
-        for name in ("ultralytics", "seed") if weights is not None and has_ultralytics() else ():
+        for name in ("ultralytics", "seed"):
+            if why_not(name, weights=weights) is not None:
+                continue
             say(f"starting {name}")
             peers[name] = stack.enter_context(PeerProcess(name, options))
         files, window_s = itertools.cycle(paths), seconds / _WINDOWS / (2 + len(peers))
@@ -215,11 +216,6 @@ def bench_end_to_end(
                 images = max(_MIN_IMAGES * workers, round(rates["ours"][0] * window_s))
                 rates.setdefault(name, []).append(peer.images_per_s(images))
     return _end_to_end(rates, workers=model.workers, threads=model.threads)
-
-
-def has_ultralytics() -> bool:
-    """Whether the peers that need it can run."""
-    return importlib.util.find_spec("ultralytics") is not None
 
 
 def summary(ring: RingCost, end_to_end: EndToEnd | None) -> dict[str, Any]:

@@ -21,8 +21,8 @@ STEADY = 0.05
 
 _FEW = 5
 _MOST_WINDOWS = 20
-_LEAST_PAIRS = 6  # fewer give no 95% interval at all
-_LEAST_UNPAIRED = 4
+_LEAST_UNPAIRED = 4  # fewer give no 95% interval at all
+_TAIL = 0.025
 
 # Two-sided 95% quantiles of Student's t, 1 to 30 degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2).
 _T95 = (
@@ -201,8 +201,8 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 def ratio_of(ours: Sequence[float], theirs: Sequence[float]) -> Ratio | None:
     """How many times as much `ours` are as `theirs`, window by window; None where there are none.
 
-    The Hodges-Lehmann estimate of the ratios' logarithms, with Wilcoxon's signed-rank interval (Hollander, Wolfe,
-    Chicken 2014, 3.2 and 3.3): a window that was disturbed moves neither, and neither side is favoured.
+    The median of the ratios, with the interval of the sign test (Hollander, Wolfe, Chicken 2014, 3.5 and 3.6): it
+    assumes nothing of how they are spread, and with ten windows one that was disturbed does not move it.
 
     Args:
         ours: Rates of windows that were measured in turn with those of `theirs`; what has no partner is left out.
@@ -212,10 +212,18 @@ def ratio_of(ours: Sequence[float], theirs: Sequence[float]) -> Ratio | None:
     if not pairs:
         return None
     logs = np.log([one / other for one, other in pairs])
-    count = len(logs)
-    first, second = np.triu_indices(count)
-    rank = count * (count + 1) / 4 - _Z95 * math.sqrt(count * (count + 1) * (2 * count + 1) / 24)
-    return _ratio((logs[first] + logs[second]) / 2, rank, count, is_enough=count >= _LEAST_PAIRS)
+    rank = _sign_test_rank(len(logs))
+    return _ratio(logs, max(0, rank), len(logs), is_enough=rank >= 0)
+
+
+def _sign_test_rank(count: int) -> int:
+    """How many values may be left out at each end of so many, at most 2.5% of all chances; -1: not even none."""
+    rank, chance = -1, 0.0
+    while True:
+        chance += math.comb(count, rank + 1) / 2**count
+        if chance > _TAIL:
+            return rank
+        rank += 1
 
 
 def unpaired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio | None:
@@ -229,13 +237,13 @@ def unpaired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio | No
         return None
     rank = one * other / 2 - _Z95 * math.sqrt(one * other * (one + other + 1) / 12)
     is_enough = min(one, other) >= _LEAST_UNPAIRED
-    return _ratio(np.subtract.outer(*logs).ravel(), rank, min(one, other), is_enough=is_enough)
-
-
-def _ratio(logs: npt.NDArray[np.float64], rank: float, windows: int, *, is_enough: bool) -> Ratio:
-    """The median of averages or differences, and those of them at a rank from both ends."""
-    logs = np.sort(logs)
     at = max(0, math.floor(rank))
+    return _ratio(np.subtract.outer(*logs).ravel(), at, min(one, other), is_enough=is_enough)
+
+
+def _ratio(logs: npt.NDArray[np.float64], at: int, windows: int, *, is_enough: bool) -> Ratio:
+    """The median of logarithms, and those that lie so far from both ends."""
+    logs = np.sort(logs)
     low, high = (float(logs[at]), float(logs[-1 - at])) if is_enough else (-math.inf, math.inf)
     return Ratio(
         ratio=math.exp(float(np.median(logs))), low=math.exp(low), high=math.exp(high), windows=windows

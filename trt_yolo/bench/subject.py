@@ -192,8 +192,8 @@ class Subject:
         return self._stack.enter_context(spec.build(self._shares[number % len(self._shares)][1]))
 
 
-def open_subject(model: str | None, layout: Layout, paths: Sequence[Path], *, name: str = "") -> Subject:
-    """A subject of whatever names a model.
+def open_subject(model: str | None, layout: Layout, paths: Sequence[Path], name: str) -> Subject:
+    """A subject of whatever names a model, under the name that results call it.
 
     Raises:
         TrtYoloError: As `trt_yolo.load`.
@@ -202,4 +202,4 @@ def open_subject(model: str | None, layout: Layout, paths: Sequence[Path], *, na
     gpu.check(model, workers=layout.workers, slots=MOST_STREAMS + 2)
     is_on_gpu = model is not None and is_engine(model)
     spec = backend_spec(model, gpu=gpu if is_on_gpu else None)
-    return Subject(name or (Path(model).name if model else "demo"), spec, layout, paths)
+    return Subject(name, spec, layout, paths)

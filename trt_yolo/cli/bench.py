@@ -277,12 +277,15 @@ def readable(data: str) -> list[Path]:
 
 def _measured(options: BenchOptions, paths: list[Path], source: str) -> tuple[Bench, Report]:
     from trt_yolo.bench.benching import Bench
+    from trt_yolo.cli.render import warn
 
     command = shlex.join(["trt-yolo", *sys.argv[1:]])
     if options.kill_every_s is not None:  # what it does on purpose it need not warn of
         logging.getLogger("trt_yolo.runtime.supervision").setLevel(logging.ERROR)
     with _progress() as (say, on_start):
-        under_way = Bench(options, paths, data=source, command=command, say=say, on_start=on_start)
+        under_way = Bench(
+            options, paths, data=source, command=command, say=say, on_start=on_start, on_note=warn
+        )
         return under_way, under_way.run()
 
 

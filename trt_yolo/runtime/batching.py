@@ -132,6 +132,7 @@ class Batcher:
         self._slot_free = threading.Condition(self.lock)
         self._lanes: list[Lane] = []
         self._filling: dict[Hashable, Batch] = {}
+        self._line: collections.deque[Job] = collections.deque()
         self._max_delay_s = max_delay_s
         self._on_lost = on_lost
         self._on_waiting = on_waiting
@@ -173,6 +174,9 @@ class Batcher:
     def reserve(self, job: Job, *, timeout_s: float | None = None) -> Place | None:
         """A place for the job, as soon as there is one; None if there is none in time.
 
+        Whoever waits gets a slot before whoever comes later: a frame that is passed by again and again holds up
+        all results that come after it.
+
         Args:
             job: Whose place it will be.
             timeout_s: How long to wait, in seconds; None: as long as it takes.
@@ -182,18 +186,35 @@ class Batcher:
         """
         key: Hashable = (job.thresholds.conf, job.thresholds.iou, job if job.alone else job.group)
         with self.lock:
-            while True:
-                self._refuse_if_closed()
-                batch = self._filling.get(key) or self._begin(key, job)
-                if batch is not None:
-                    break
-                if timeout_s == 0 or not (self._slot_free.wait(timeout_s or _CHECK_S) or timeout_s is None):
-                    return None
+            batch = self._in_turn(key, job, timeout_s)
+            if batch is None:
+                return None
             index = len(batch.jobs)
             batch.jobs.append(job)
             if len(batch.jobs) == batch.capacity:
                 self._seal(batch)
         return Place(batch, index, batch.slot.frames[index])
+
+    def _in_turn(self, key: Hashable, job: Job, timeout_s: float | None) -> Batch | None:
+        """A batch with a place for the job, after all who wait already; None if there is none in time."""
+        waiting = False
+        try:
+            while True:
+                self._refuse_if_closed()
+                is_next = timeout_s == 0 or not self._line or self._line[0] is job
+                batch = self._filling.get(key) or (self._begin(key, job) if is_next else None)
+                if batch is not None or timeout_s == 0:
+                    return batch
+                if not waiting:
+                    self._line.append(job)
+                    waiting = True
+                if not self._slot_free.wait(timeout_s or _CHECK_S) and timeout_s is not None:
+                    return None
+        finally:
+            if waiting:
+                self._line.remove(job)
+                if self._line:
+                    self._slot_free.notify_all()  # there may be another free slot, or places left in this one
 
     def reserve_together(self, jobs: Sequence[Job], *, timeout_s: float) -> Batch | None:
         """A slot for jobs that make one batch, all its places at once; None if there is none in time.

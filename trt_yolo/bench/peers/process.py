@@ -1,0 +1,184 @@
+"""A peer as the bench sees it: a process in a session of its own that is asked for so many images, or seconds.
+
+Ctrl-C is for the bench alone. The peer and all that it has started end when its stdin does, which they also do if
+the bench is killed; what it writes lies in a folder that goes when it is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trt_yolo.bench.peers import PeerOptions
+from trt_yolo.bench.peers.interface import Rows
+from trt_yolo.bench.window import Window
+from trt_yolo.errors import BackendError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_START_S = 300.0
+_RUN_S = 300.0
+_CLOSE_S = 5.0
+_LOOK_S = 0.005
+_IMAGES_TO_SEE_WHY = 20
+_QUIET = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
+
+
+class PeerProcess:
+    """A running peer, to be measured beside others: a `Contender`. A context manager.
+
+    Args:
+        name: Which, of `PEERS`.
+        options: What it is told.
+
+    Attributes:
+        name: Which.
+        is_continuous: False.
+        pid: Of its process, which leads a session of its own.
+
+    Raises:
+        BackendError: It could not start.
+    """
+
+    def __init__(self, name: str, options: PeerOptions) -> None:
+        self.name = name
+        self.is_continuous = False
+        self._options = options
+        self._is_closed = False
+        self._folder = tempfile.TemporaryDirectory(prefix="trt-yolo-peer-", ignore_cleanup_errors=True)
+        self._stderr = Path(self._folder.name) / "stderr"
+        with self._stderr.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "trt_yolo.bench.peers", name, json.dumps(options)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env={**os.environ, **_QUIET, "TMPDIR": self._folder.name},
+                text=True,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+        self._answer(_START_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def window(self, seconds: float) -> Window:
+        """See `Contender`; the peer looks at the clock itself, and counts what came while it ran evenly.
+
+        Raises:
+            BackendError: It has ended.
+        """
+        steady = self._ask({"seconds": seconds}, seconds + _RUN_S)
+        return Window(started_s=steady["started_s"], seconds=steady["seconds"], images=steady["images"])
+
+    def images_per_s(self, images: int) -> float:
+        """Its rate, over about that many images.
+
+        Raises:
+            BackendError: It has ended.
+        """
+        steady = self._ask({"images": images}, _RUN_S)
+        return float(steady["images"] / steady["seconds"])
+
+    def found(self, images: int) -> list[Rows]:
+        """What it finds in the first images: (N, 6) float32 each, x1 y1 x2 y2 score class, source pixels.
+
+        Raises:
+            BackendError: It has ended.
+        """
+        found = self._ask({"find": images}, _RUN_S)["found"]
+        return [np.array(rows, np.float32).reshape(-1, 6) for rows in found]
+
+    def close(self) -> None:
+        """Ends it and its own processes, whatever they are doing; calling twice is fine."""
+        if self._is_closed:  # its number may be another's by now
+            return
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):  # it has ended before it had read everything
+                pipe.close()
+        try:
+            self._process.wait(_CLOSE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._end_the_rest()
+        self._folder.cleanup()
+        self._is_closed = True
+
+    def _end_the_rest(self) -> None:
+        """Ends what it has started and left running.
+
+        If it was killed, not at once: multiprocessing's tracker then removes its semaphores, and leaves.
+        """
+        is_clean = self._process.returncode >= 0
+        until_s = time.monotonic() + (0 if is_clean else _CLOSE_S)
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < until_s:
+                os.killpg(self.pid, 0)
+                time.sleep(_LOOK_S)
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def _ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        if self._process.stdin.closed:
+            raise BackendError(f"the peer {self.name!r} of the bench has been closed; open it again")
+        with contextlib.suppress(BrokenPipeError):  # it has ended: reading its answer will tell
+            print(json.dumps(request), file=self._process.stdin, flush=True)
+        return self._answer(timeout_s)
+
+    def _answer(self, timeout_s: float) -> dict[str, Any]:
+        """Its next line; the peer is closed if there is none, or if nobody waits for it any more."""
+        assert self._process.stdout is not None
+        try:
+            is_there = select.select([self._process.stdout], [], [], timeout_s)[0]
+            line = self._process.stdout.readline() if is_there else ""
+            if not line.endswith("\n"):
+                raise self._gone(f"has not answered for {timeout_s:.0f} s" if not is_there else None)
+            answer: dict[str, Any] = json.loads(line)
+        except BaseException:
+            self.close()
+            raise
+        return answer
+
+    def _gone(self, silence: str | None) -> BackendError:
+        how = silence or self._death()
+        return BackendError(f"the peer {self.name!r} of the bench {how}; {self._command()} shows why")
+
+    def _death(self) -> str:
+        try:
+            code = self._process.wait(_CLOSE_S)
+        except subprocess.TimeoutExpired:
+            return "has closed its output"
+        if code < 0:
+            return f"was ended by signal {-code}, {signal.strsignal(-code)}"
+        said = [
+            line.strip() for line in self._stderr.read_text(errors="replace").splitlines() if line.strip()
+        ]
+        return f"has ended with exit code {code}" + (f" ({said[-1]})" if said else "")
+
+    def _command(self) -> str:
+        """Runs the same on a few images, where a person can see what it says."""
+        options = {**self._options, "images": self._options.get("images", [])[:1]}
+        words = [sys.executable, "-m", "trt_yolo.bench.peers", self.name, json.dumps(options)]
+        return shlex.join([*words, str(_IMAGES_TO_SEE_WHY)])
