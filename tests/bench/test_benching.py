@@ -188,7 +188,10 @@ def test_a_sweep_finds_the_best(paths: list[Path]) -> None:
     assert report.runs[report.best.latency].setting.batch == 4
     assert {run.setting.batch for run in report.runs} == {1, 2, 4}
     assert any("a batch of 8, and this model takes 1:4" in line for line in report.refused)
-    assert [run.scenario["label"] for run in report.runs if run.setting.batch == 4] == ["multi-stream 4", "offline"]
+    assert [run.scenario["label"] for run in report.runs if run.setting.batch == 4] == [
+        "multi-stream 4",
+        "offline",
+    ]
     assert any(line.startswith("Most images/s: --batch 4 --workers 0") for line in report.advice)
     slowest = best_of(report.runs, 0.001)
     assert slowest is not None
@@ -200,7 +203,7 @@ def test_a_sweep_of_nothing_that_can_be(paths: list[Path]) -> None:
         _bench(paths, models=("20",), layouts=(Layout(batch=8), Layout(batch=9))).run()
 
 
-@pytest.mark.parametrize("after", [1, 12])
+@pytest.mark.parametrize("after", [1, 10])
 def test_an_interrupted_bench_keeps_what_it_has(after: int, paths: list[Path]) -> None:
     """Ctrl-C after so many windows that count."""
     seen: list[str] = []
@@ -256,6 +259,8 @@ def test_numbers_that_there_are_none_for_are_null(paths: list[Path]) -> None:
     run = report.runs[0]
     endless = dataclasses.replace(run.scopes["engine"].throughput, high=float("inf"))  # type: ignore[type-var]
     figures = dataclasses.replace(run.scopes["engine"], throughput=endless)
-    values = dataclasses.replace(report, runs=(dataclasses.replace(run, scopes={"engine": figures}),)).to_dict()
+    values = dataclasses.replace(
+        report, runs=(dataclasses.replace(run, scopes={"engine": figures}),)
+    ).to_dict()
     assert values["runs"][0]["scopes"]["engine"]["throughput"]["high"] is None
     json.dumps(values, allow_nan=False)

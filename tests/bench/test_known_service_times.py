@@ -74,8 +74,11 @@ class Around(NamedTuple):
     beside: float
 
 
+NOTHING = Around(0, 0)
+
+
 def _queue_ms(
-    arrivals_s: Sequence[float], services_ms: Sequence[float], around: Around = Around(0, 0)
+    arrivals_s: Sequence[float], services_ms: Sequence[float], around: Around = NOTHING
 ) -> list[float]:
     """What one server that takes them in turn makes of it: arithmetic."""
     free_s, latencies_ms = 0.0, []

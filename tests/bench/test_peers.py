@@ -22,7 +22,7 @@ import trt_yolo
 from tests.assertions import assert_detections_match, share_matched
 from tests.runtime.models import children, is_running, wait_until
 from trt_yolo import Detections
-from trt_yolo.bench.measure import write_scenes
+from trt_yolo.bench.images import write_scenes
 from trt_yolo.bench.peers import DETECTING, PEERS, PeerOptions, available, process, serving, why_not
 from trt_yolo.bench.peers.interface import Found, Ready, Rows
 from trt_yolo.bench.peers.process import PeerProcess

@@ -13,7 +13,7 @@ import pytest
 import trt_yolo
 from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
 from trt_yolo.bench import runtime
-from trt_yolo.bench.measure import write_scenes
+from trt_yolo.bench.images import write_scenes
 from trt_yolo.bench.peers import PeerOptions
 from trt_yolo.bench.peers.process import PeerProcess
 from trt_yolo.bench.peers.serving import steady_part

@@ -47,7 +47,8 @@ def test_words_that_are_neither(words: list[str], part: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("server", ["server"]), ("cameras 4", ["cameras", "4"]), ("offline,multi-stream:2", ["offline", "multi-stream", "2"]),
+    ("server", ["server"]), ("cameras 4", ["cameras", "4"]),
+    ("offline,multi-stream:2", ["offline", "multi-stream", "2"]),
 ])  # fmt: skip
 def test_the_option(text: str, words: list[str]) -> None:
     assert scenario_words(text) == words

@@ -1,58 +1,226 @@
-"""`trt-yolo bench`: the table, and a last line of JSON with what the README names."""
+"""`trt-yolo bench`: tables for a person, one line for a machine, files, exit codes, and what is refused."""
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cli.commands import Command, assert_one_error
+from tests.cli.commands import Command, assert_one_error, run_process
 from trt_yolo.cores import available_cores
 
-
-def _bench(*arguments: str) -> tuple[str, dict[str, Any]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "trt_yolo", "bench", *arguments, "--seconds", "0.5"],
-        capture_output=True, text=True, check=True, timeout=120,
-    )  # fmt: skip
-    return done.stdout, json.loads(done.stdout.splitlines()[-1])
+QUICK = ("--duration", "0.5", "--min-count", "3")
 
 
-def test_prints_table_and_json(demo_onnx: Path) -> None:
-    output, result = _bench(str(demo_onnx))
-    assert "files to detections" in output
-    assert result["efficiency"] == pytest.approx(
-        result["images_per_s"] / result["bare_images_per_s"], abs=0.002
-    )
-    assert (result["workers"], result["batch"]) == (1, 1)
-    assert set(result["latency_ms"]) == {"p50", "p90", "p99"}
-    assert set(result["stages_ms"]) == {"decode", "letterbox", "queue", "infer", "post"}
-    assert all(value > 0 for value in (*result["latency_ms"].values(), *result["stages_ms"].values()))
-    assert result["precision"] == "fp32"
+def _bench(cli: Command, *arguments: str) -> dict[str, Any]:
+    outcome = cli("bench", *arguments, *QUICK, "--json")
+    assert outcome.code == 0, outcome
+    (line,) = outcome.out.splitlines()
+    found: dict[str, Any] = json.loads(line)
+    return found
 
 
-def test_own_images_and_batch(demo_dynamic_onnx: Path, val_images: list[Path], tmp_path: Path) -> None:
+def test_two_loads_and_three_scopes_by_default(demo_onnx: Path, cli: Command) -> None:
+    found = _bench(cli, str(demo_onnx))
+    assert [run["scenario"]["label"] for run in found["runs"]] == ["single-stream", "offline"]
+    assert all(set(run["scopes"]) == {"e2e", "infer", "engine"} for run in found["runs"])
+    run = found["runs"][0]
+    assert run["model"]["precision"] == "fp32"
+    assert len(run["model"]["sha256"]) == 64
+    assert run["setting"]["threads"] == len(available_cores())
+    assert found["machine"]["cores"] == len(available_cores())
+    assert found["data"].startswith("demo scenes")
+    assert found["command"].startswith("trt-yolo bench")
+
+
+def test_tables_for_a_person(demo_onnx: Path, cli: Command) -> None:
+    outcome = cli("bench", str(demo_onnx), *QUICK)
+    assert outcome.code == 0
+    for part in (
+        "single-stream: ",
+        "offline: ",
+        "where an image's time goes",
+        "e2e / this",
+        "Decoding and letterboxing",
+    ):
+        assert part in outcome.out
+    assert "{" not in outcome.out
+
+
+def test_nothing_given_measures_the_demo(cli: Command) -> None:
+    found = _bench(cli, "--threads", "1", "--scope", "engine", "offline")
+    (run,) = found["runs"]
+    assert (run["model"]["name"], run["setting"]["threads"], list(run["scopes"])) == ("demo", 1, ["engine"])
+
+
+def test_own_images_a_batch_and_workers(
+    demo_dynamic_onnx: Path, val_images: list[Path], tmp_path: Path, cli: Command
+) -> None:
     for path in val_images[:3]:
         shutil.copy(path, tmp_path)
-    output, result = _bench(str(demo_dynamic_onnx), "--data", str(tmp_path), "--batch", "4", "--json")
-    assert len(output.splitlines()) == 1
-    assert result["batch"] == 4
+    found = _bench(
+        cli, str(demo_dynamic_onnx), "offline", "--data", str(tmp_path), "--batch", "4", "--workers", "2"
+    )
+    assert (found["images"], found["data"]) == (3, str(tmp_path))
+    setting = found["runs"][0]["setting"]
+    assert (setting["batch"], setting["workers"]) == (4, 2)
+    assert setting["threads"] == max(1, len(available_cores()) // 2)
 
 
-def test_nothing_given_measures_the_demo() -> None:
-    _, result = _bench("--threads", "1")
-    assert (result["model"], result["imgsz"], result["threads"]) == ("demo", [256, 256], 1)
+def test_every_load_by_word_and_by_option(demo_onnx: Path, cli: Command) -> None:
+    words = ["multi-stream", "3", "server", "--rate", "20", "--scenario", "cameras:2", "--fps", "5"]
+    found = _bench(cli, str(demo_onnx), *words, "--scope", "e2e")
+    labels = [run["scenario"]["label"] for run in found["runs"]]
+    assert labels == ["multi-stream 3", "server at 20 images/s", "cameras 2 at 5 frames/s"]
+    server = found["runs"][1]["scopes"]["e2e"]
+    assert server["offered"] == server["images"] > 0
+    assert found["runs"][2]["scopes"]["e2e"]["drop_rate"] == 0
 
 
-def test_workers_share_the_cores(demo_onnx: Path) -> None:
-    _, result = _bench(str(demo_onnx), "--workers", "2", "--json")
-    assert result["workers"] == 2
-    assert result["threads"] == max(1, len(available_cores()) // 2)
+def test_a_sweep_and_its_best(demo_dynamic_onnx: Path, cli: Command) -> None:
+    arguments = ["--batch", "1,2,9", "--scope", "e2e,engine", "--p99", "10s", *QUICK]
+    outcome = cli("bench", str(demo_dynamic_onnx), *arguments)
+    assert outcome.code == 0
+    assert "most images/s, most within 10000 ms" in outcome.out
+    assert "refused: a batch of 9, and this model takes 1:4" in outcome.out
+    assert "Most images/s: --batch" in outcome.out
+
+
+def test_a_result_is_the_baseline_of_the_next(demo_onnx: Path, tmp_path: Path, cli: Command) -> None:
+    arguments = [str(demo_onnx), "offline", "--scope", "engine"]
+    path = tmp_path / "before.json"
+    before = _bench(cli, *arguments)
+    path.write_text(json.dumps(before))
+    outcome = cli("bench", *arguments, *QUICK, "--baseline", str(path), "--tolerance", "60%")
+    assert outcome.code == 0
+    assert f"beside {path} of {before['created']}" in outcome.out
+
+
+def test_what_has_become_slower_is_exit_code_3(demo_onnx: Path, tmp_path: Path, cli: Command) -> None:
+    """Beside a result that says that it was ten times as fast."""
+    arguments = [str(demo_onnx), "offline", "--scope", "engine"]
+    before = _bench(cli, *arguments)
+    throughput = before["runs"][0]["scopes"]["engine"]["throughput"]
+    throughput["windows"] = [10 * rate for rate in throughput["windows"]]
+    path = tmp_path / "before.json"
+    path.write_text(json.dumps(before))
+    outcome = cli("bench", *arguments, *QUICK, "--baseline", str(path))
+    assert outcome.code == 3
+    assert "SLOWER" in outcome.out
+
+
+def test_files(demo_onnx: Path, tmp_path: Path, cli: Command) -> None:
+    pytest.importorskip("plotly")
+    paths = {name: tmp_path / name for name in ("samples.csv", "figures.csv", "page.html")}
+    found = _bench(
+        cli, str(demo_onnx), "--samples", str(paths["samples.csv"]), "--csv", str(paths["figures.csv"]),
+        "--html", str(paths["page.html"]),
+    )  # fmt: skip
+    with paths["samples.csv"].open() as file:
+        samples = list(csv.DictReader(file))
+    e2e = [row for row in samples if row["scope"] == "e2e" and row["scenario"] == "single-stream"]
+    latency = found["runs"][0]["scopes"]["e2e"]["latency_ms"]
+    assert len(e2e) == latency["count"]
+    assert max(float(row["latency_ms"]) for row in e2e) == pytest.approx(latency["max"], rel=1e-3)
+    offline = [row for row in samples if row["scope"] == "e2e" and row["scenario"] == "offline"]
+    assert sum(int(row["images"]) for row in offline) == found["runs"][1]["scopes"]["e2e"]["images"]
+    with paths["figures.csv"].open() as file:
+        figures = list(csv.DictReader(file))
+    assert [(row["scenario"], row["scope"]) for row in figures] == [
+        (load, scope) for load in ("single-stream", "offline") for scope in ("e2e", "infer", "engine")
+    ]
+    assert "<html" in paths["page.html"].read_text()[:200].lower()
+
+
+def test_peers(demo_onnx: Path, cli: Command) -> None:
+    found = _bench(cli, str(demo_onnx), "offline", "--scope", "e2e", "--peers", "onnxruntime")
+    (run,) = found["runs"]
+    assert run["peers"]["onnxruntime"]["throughput"]["images_per_s"] > 0
+    assert run["ratios"]["e2e/onnxruntime"]["windows"] >= 6
+
+
+def test_lost_workers(demo_onnx: Path, cli: Command) -> None:
+    outcome = cli(
+        "bench", str(demo_onnx), "--workers", "2", "--kill-worker-every", "0.5", "--scope", "e2e", *QUICK
+    )
+    assert outcome.code == 0
+    assert "Losing a worker every 0.5 s costs" in outcome.out
+    assert "none was lost" in outcome.out
+
+
+def test_ctrl_c_gives_the_result_so_far(demo_onnx: Path, tmp_path: Path) -> None:
+    """In a process of its own, interrupted when windows that count have begun."""
+    out = tmp_path / "out.json"
+    with out.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trt_yolo", "bench", str(demo_onnx), "--duration", "30", "--scope", "e2e", "--json"],
+            stdout=file, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        time.sleep(25)  # the warm-up takes 5 s at most, the first window 3
+        os.kill(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == ""
+    found = json.loads(out.read_text())
+    assert found["partial"] is True
+    assert found["runs"][0]["partial"] is True
+    assert found["runs"][0]["scopes"]["e2e"]["images"] > 0
+
+
+@pytest.mark.parametrize(("arguments", "parts"), [
+    (["servr"], ["no scenario 'servr'", "did you mean server?"]),
+    (["--scenario", "foo"], ["no scenario 'foo'", "single-stream, multi-stream, server"]),
+    (["multi-stream"], ["followed by nothing"]),
+    (["server"], ["server needs --rate"]),
+    (["server", "--rate", "0"], ["--rate 0", "more than 0"]),
+    (["server", "--rate", "-3"], ["--rate -3"]),
+    (["--rate", "5"], ["--rate is for the scenario server"]),
+    (["server", "--find-rate"], ["--p99 20ms"]),
+    (["server", "--rate", "5", "--find-rate", "--p99", "5ms"], ["do not go together"]),
+    (["server", "--find-rate", "--p99", "soon"], ["--p99 'soon' is no time"]),
+    (["cameras", "0"], ["cameras 0", "1 to 512"]),
+    (["cameras", "2", "--fps", "0"], ["--fps 0"]),
+    (["cameras", "2", "--policy", "block"], ["no policy 'block'"]),
+    (["--baseline", "missing.json"], ["cannot read the baseline missing.json"]),
+    (["--tolerance", "x"], ["--tolerance 'x' is no share"]),
+    (["--duration", "0"], ["--duration 0 is no time"]),
+    (["--min-count", "0"], ["--min-count 0"]),
+    (["--scope", "gpu"], ["no scope 'gpu'"]),
+    (["--batch", "x"], ["--batch 'x' is no list of numbers"]),
+    (["--batch", "3"], ["a batch of 3", "takes 1"]),
+    (["--peers", "somebody"], ["no peer 'somebody'"]),
+    (["single-stream", "--peers", "onnxruntime"], ["measured with offline"]),
+    (["--kill-worker-every", "2"], ["needs worker processes"]),
+    (["--streams", "2"], ["are for an .engine"]),
+    (["--csv", "no/such/folder.csv"], ["there is no folder no/such"]),
+    (["--samples", "."], ["is a folder"]),
+    (["--seed", "-1"], ["--seed -1"]),
+    (["--runtime", "offline"], ["--runtime has a load of its own"]),
+    (["--data", "nothing-here"], ["no such file or folder: nothing-here"]),
+])  # fmt: skip
+def test_what_is_refused(arguments: list[str], parts: list[str], demo_onnx: Path, cli: Command) -> None:
+    assert_one_error(cli("bench", str(demo_onnx), *arguments), *parts)
+
+
+def test_a_baseline_of_another_schema(demo_onnx: Path, tmp_path: Path, cli: Command) -> None:
+    path = tmp_path / "old.json"
+    path.write_text('{"tool": "trt-yolo bench", "schema": 0, "runs": [{}]}\n')
+    assert_one_error(
+        cli("bench", str(demo_onnx), "--baseline", str(path)), "has schema 0", "measure the baseline again"
+    )
+
+
+def test_models_that_are_not_there(cli: Command) -> None:
+    assert_one_error(cli("bench", "missing.onnx", *QUICK), "missing.onnx")
 
 
 @pytest.fixture
@@ -98,3 +266,9 @@ def test_a_number_of_workers_that_cannot_be_is_refused_before_anything_is_measur
 ) -> None:
     outcome = cli("bench", str(demo_onnx), "--runtime", "--workers", "-2")
     assert_one_error(outcome, "workers is -2", "at least 0")
+
+
+def test_help_names_the_loads() -> None:
+    outcome = run_process("bench", "--help", env={"COLUMNS": "200"})
+    for word in ("single-stream", "multi-stream", "server", "offline", "cameras"):
+        assert word in outcome.out

@@ -27,6 +27,12 @@ int cuDeviceGetName(char *name, int length, int device) {{
 int cuDeviceTotalMem_v2(unsigned long *bytes, int device) {{
     *bytes = device == 100 ? 80ul << 30 : 8ul << 30; return 0;
 }}
+int cuDeviceGetPCIBusId(char *text, int length, int device) {{
+    const char *bus = "0000:65:00.0"; int at = 0;
+    if (device != 100) return 1;
+    while (at < length - 1 && bus[at]) {{ text[at] = bus[at]; at++; }}
+    text[at] = 0; return 0;
+}}
 int cuDeviceGetAttribute(int *value, int attribute, int device) {{
     if (attribute == 75) *value = device == 100 ? 9 : 8;
     else if (attribute == 76) *value = device == 100 ? 0 : 7;
@@ -84,7 +90,9 @@ def test_what_a_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         integrated=False,
         can_map=False,
         can_register=False,
+        pci_bus_id="0000:65:00.0",
     )
+    assert second.pci_bus_id == ""
     assert (second.index, second.compute_capability, second.memory_bytes) == (1, "8.7", 8 << 30)
     assert second.integrated
     assert second.name.startswith("Orin")

@@ -290,18 +290,20 @@ class _Lane:
 
     def timed_parts(self, frames: Frames, conf: float, iou: float) -> tuple[float, float, float]:
         """What copy in, engine and copy out take, in milliseconds, each waited for; from page-locked memory."""
-        source, target = (array[: len(frames)] for array in self.staging())
+        source, target = self.staging()
+        source, target = source[: len(frames)], target[: len(frames)]
         source[:] = frames
         self._thresholds[0], self._thresholds[_IOU_AT // 4] = conf, iou
         self._enqueue(source, target, is_mapped=False)  # tensors have their addresses from here on
         self._stream.synchronize()
         context = self._contexts[len(frames)]
-        moments_s = [time.perf_counter()]
-        for part in (
+        parts: list[Callable[[], None]] = [
             lambda: self._gpu.copy_in(int(self._memory["frames"]), source, self._stream),
             lambda: self._execute(context),
             lambda: self._gpu.copy_out(target, int(self._memory["detections"]), self._stream),
-        ):
+        ]
+        moments_s = [time.perf_counter()]
+        for part in parts:
             part()
             self._stream.synchronize()
             moments_s.append(time.perf_counter())

@@ -42,7 +42,9 @@ def _best_setting(report: Report) -> Iterator[str]:
 def _options(run: Run) -> str:
     setting = run.setting
     parts = [f"--batch {setting.batch}", f"--workers {setting.workers}"]
-    parts.append(f"--threads {setting.threads}" if setting.streams is None else f"--streams {setting.streams}")
+    parts.append(
+        f"--threads {setting.threads}" if setting.streams is None else f"--streams {setting.streams}"
+    )
     return " ".join(parts)
 
 
@@ -76,7 +78,9 @@ def _about_rate(run: Run) -> str:
 def _about_recovery(run: Run) -> str:
     recovery = run.recovery
     assert recovery is not None
-    cost = f"{100 * recovery.cost:.0f}% of the throughput" if recovery.cost is not None else "an unknown share"
+    cost = (
+        f"{100 * recovery.cost:.0f}% of the throughput" if recovery.cost is not None else "an unknown share"
+    )
     ready = f"; another is ready after {recovery.ready_ms:.0f} ms" if recovery.ready_ms is not None else ""
     nothing = f"{recovery.lost} WERE LOST" if recovery.lost else "none was lost"
     failed = f", {recovery.errors} failed" if recovery.errors else ""
@@ -151,7 +155,9 @@ def _about_trust(report: Report) -> Iterator[str]:
         f"{run.scenario['label']} {name}"
         for run in report.runs
         for name, figures in run.scopes.items()
-        if figures.throughput is not None and not figures.throughput.is_steady and not figures.latency_windows_ms
+        if figures.throughput is not None
+        and not figures.throughput.is_steady
+        and not figures.latency_windows_ms
     ]
     if unsteady:
         worst = max(_spreads(report))

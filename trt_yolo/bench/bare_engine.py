@@ -118,9 +118,7 @@ def _as_stage(seconds: float, calls: int) -> StageTimes:
     return StageTimes(infer=seconds * 1e3 / max(1, calls))
 
 
-def bare_calls(
-    backend: Backend, frames: npt.NDArray[np.uint8], batch: int
-) -> Iterator[Callable[[], object]]:
+def bare_calls(backend: Backend, frames: npt.NDArray[np.uint8], batch: int) -> Iterator[Callable[[], object]]:
     """Calls of the bare backend on batches of the frames, round and round."""
     thresholds, count = Thresholds(), min(_PREPARED, max(1, len(frames) // batch))
     rows = itertools.cycle(range(len(frames)))
@@ -134,8 +132,6 @@ def measured_parts(backend: Backend, frames: npt.NDArray[np.uint8], batch: int) 
     """What bringing a batch in, running it and bringing its rows back take, each by itself, middle of 9."""
     thresholds = Thresholds()
     given = np.stack([frames[number % len(frames)] for number in range(batch)])
-    seen = [
-        backend.timed_parts(given, conf=thresholds.conf, iou=thresholds.iou) for _ in range(_PART_CALLS)
-    ]
+    seen = [backend.timed_parts(given, conf=thresholds.conf, iou=thresholds.iou) for _ in range(_PART_CALLS)]
     copy_in, engine, copy_out = np.median(np.array(seen), axis=0).tolist()
     return Stages(copy_in=copy_in, engine=engine, copy_out=copy_out)

@@ -20,7 +20,7 @@ from trt_yolo.bench.statistics import Ratio, unpaired_ratio
 from trt_yolo.errors import InputError
 
 _SETTING = ("batch", "workers", "threads", "decode_threads", "streams", "devices")
-_MACHINE = ("cpu", "cores", "governor", "python", "gpus", "packages", "steal")
+_MACHINE = ("cpu", "cores", "governor", "python", "driver", "packages")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,9 @@ def against_baseline(report: Report, baseline: Baseline, *, tolerance: float) ->
     """
     try:
         pairs = list(_pairs(report, baseline.values))
-        comparisons = [one for run, then in pairs for one in _compared(run, then, report, baseline, tolerance)]
+        comparisons = [
+            one for run, then in pairs for one in _compared(run, then, report, baseline, tolerance)
+        ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{baseline.path} is damaged ({error!r}); measure the baseline again") from error
     if not comparisons:
@@ -154,9 +156,7 @@ def _machine_ratio(now: Sequence[float], then: Sequence[float]) -> float:
 def _both(raw: Ratio, machine: float) -> Ratio:
     """The ratio with an interval that holds what both ways of looking at it say."""
     ends = (raw.low, raw.high, raw.low / machine, raw.high / machine)
-    return Ratio(
-        ratio=raw.ratio / machine**0.5, low=min(ends), high=max(ends), windows=raw.windows
-    )
+    return Ratio(ratio=raw.ratio / machine**0.5, low=min(ends), high=max(ends), windows=raw.windows)
 
 
 def _notes(
@@ -165,8 +165,14 @@ def _notes(
     """What else differs, in words."""
     for name in _MACHINE:
         before, now = then["machine"].get(name), _plain(report.machine.get(name))
-        if before != now and name != "steal":
+        if before != now:
             yield f"{name} was {_short(before)}, is {_short(now)}"
+    before, now = (
+        [str(gpu.get("name")) for gpu in machine.get("gpus") or []]
+        for machine in (then["machine"], report.machine)
+    )
+    if before != now:
+        yield f"the GPUs were {', '.join(before) or 'none'}, are {', '.join(now) or 'none'}"
     speed = _machine_ratio(report.yardstick, then.get("yardstick") or [])
     if abs(speed - 1) > 0.03:
         yield f"the machine itself is {speed:.2f} times as fast as then, by a fixed piece of work"

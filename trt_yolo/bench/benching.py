@@ -284,7 +284,11 @@ class Bench:
         return run.scenario
 
     def _add_kills(
-        self, subject: Subject, scenario: Scenario, run: Collected, table: list[tuple[Contender, Collected, str]]
+        self,
+        subject: Subject,
+        scenario: Scenario,
+        run: Collected,
+        table: list[tuple[Contender, Collected, str]],
     ) -> WithKills | None:
         every_s = self.options.kill_every_s
         if every_s is None or scenario.is_open:
@@ -304,7 +308,10 @@ class Bench:
             )
 
     def _warmer(
-        self, contender: Contender, subjects: Sequence[Subject], table: Sequence[tuple[Contender, Collected, str]]
+        self,
+        contender: Contender,
+        subjects: Sequence[Subject],
+        table: Sequence[tuple[Contender, Collected, str]],
     ) -> Contender:
         """What warms it up: what a queue or a killer would disturb is warmed up by plain throughput."""
         inner = contender.inner if isinstance(contender, _Named) else contender
@@ -334,7 +341,11 @@ class Bench:
         return around
 
     def _report(self, meter: PowerMeter) -> Report:
-        runs = tuple(_run(one, meter) for one in self.collected.values() if any(s.windows for s in one.samples.values()))
+        runs = tuple(
+            _run(one, meter)
+            for one in self.collected.values()
+            if any(s.windows for s in one.samples.values())
+        )
         comparisons = tuple(_comparisons(runs, self.options))
         best = best_of(runs, self.options.p99_ms) if self.options.is_sweep else None
         report = Report(
@@ -376,7 +387,8 @@ def _names(models: Sequence[str | None]) -> list[str]:
     """What results call the models: file names, whole paths where two are called the same."""
     short = [Path(model).name if model else "demo" for model in models]
     return [
-        (model or "demo") if short.count(name) > 1 else name for model, name in zip(models, short, strict=True)
+        (model or "demo") if short.count(name) > 1 else name
+        for model, name in zip(models, short, strict=True)
     ]
 
 
@@ -461,7 +473,9 @@ def best_of(runs: Sequence[Run], limit_ms: float | None) -> Best | None:
 
     A setting keeps the limit if the 99th percentile of its queries does, in any load that has a latency.
     """
-    scope = next((name for name in ("e2e", "infer", "engine") if any(name in run.scopes for run in runs)), None)
+    scope = next(
+        (name for name in ("e2e", "infer", "engine") if any(name in run.scopes for run in runs)), None
+    )
     rated = [index for index, run in enumerate(runs) if scope in run.scopes and scope is not None]
     if scope is None or not rated:
         return None

@@ -271,5 +271,8 @@ def _stages_between(before: Any, after: Any) -> StageTimes | None:
         return None
     earlier, later = (dataclasses.astuple(one.stages_ms) for one in (before, after))
     return StageTimes(
-        *((new * after.frames - old * before.frames) / images for old, new in zip(earlier, later, strict=True))
+        *(
+            (new * after.frames - old * before.frames) / images
+            for old, new in zip(earlier, later, strict=True)
+        )
     )

@@ -1,11 +1,16 @@
-"""Images to measure with where nobody gave any: demo scenes, as JPEG files."""
+"""Images to measure with: demo scenes where nobody gave any; frames that are letterboxed beforehand."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from trt_yolo.demo.scenes import scene
-from trt_yolo.media.images import write_jpeg
+from trt_yolo.media.images import read_image, write_jpeg
+from trt_yolo.vision.letterbox import fit_letterbox, letterbox_into
 
 SCENES = 16
 SCENE_SIDE = 640
@@ -18,3 +23,16 @@ def write_scenes(folder: Path, imgsz_hw: tuple[int, int]) -> list[Path]:
     for index, path in enumerate(paths):
         write_jpeg(path, scene(index, size=max(imgsz_hw)).image_bgr)
     return paths
+
+
+def letterboxed(paths: Sequence[Path], imgsz_hw: tuple[int, int], count: int) -> npt.NDArray[np.uint8]:
+    """(count, H, W, 3) uint8 BGR: real images, letterboxed, round and round.
+
+    Raises:
+        ImageError: A file that cannot be read.
+    """
+    frames: npt.NDArray[np.uint8] = np.empty((count, *imgsz_hw, 3), np.uint8)
+    for number, frame in enumerate(frames):
+        image = read_image(paths[number % len(paths)])
+        letterbox_into(image, frame, fit_letterbox(image.shape[:2], imgsz_hw))
+    return frames

@@ -47,6 +47,12 @@ def closed_loop(query: Callable[[], object], *, images: int, seconds: float) -> 
     )
 
 
+def timed_for(call: Callable[[], object], seconds: float) -> list[float]:
+    """What each call took, in seconds, called for so long, at least once."""
+    window = closed_loop(call, images=1, seconds=seconds)
+    return [query.ended_s - query.begun_s for query in window.queries]
+
+
 def poisson_arrivals(rate: float, seconds: float, *, seed: int) -> list[float]:
     """Moments within so many seconds at which images are due, at least one; the same for the same seed."""
     chance = np.random.default_rng(seed)

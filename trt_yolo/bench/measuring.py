@@ -49,8 +49,9 @@ class Plan:
                 f"--duration {self.seconds:g} is no time to measure; give seconds, more than 0, such as 5"
             )
         if not 1 <= self.min_count <= 10_000_000:
-            raise InputError(f"--min-count {self.min_count}; give a number of queries, at least 1, such as 30")
-
+            raise InputError(
+                f"--min-count {self.min_count}; give a number of queries, at least 1, such as 30"
+            )
 
     @property
     def count(self) -> int:

@@ -66,9 +66,13 @@ class BenchOptions:
     def _check_server(self) -> None:
         servers = [one for one in self.scenarios if one.name == "server"]
         if self.find_rate and not servers:
-            raise InputError("--find-rate is for the scenario server; add it: trt-yolo bench MODEL server ...")
+            raise InputError(
+                "--find-rate is for the scenario server; add it: trt-yolo bench MODEL server ..."
+            )
         if self.find_rate and self.p99_ms is None:
-            raise InputError("--find-rate needs a limit for the 99th percentile; give one, such as --p99 20ms")
+            raise InputError(
+                "--find-rate needs a limit for the 99th percentile; give one, such as --p99 20ms"
+            )
         if not self.find_rate and any(one.rate is None for one in servers):
             raise InputError("server needs --rate, arrivals a second, or --find-rate with --p99 20ms")
         if self.find_rate and len(self.models) > 1:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
 import json
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -64,6 +65,8 @@ _NOTES = {
     "Rates tried": "Images at random moments; latency from when each was due.",
 }
 
+_NO_PLOTLY = "a page with plots needs the package plotly: pip install 'trt-yolo[report]'"
+
 
 def page_of(report: Mapping[str, Any]) -> str:
     """The page.
@@ -85,14 +88,18 @@ def page_of(report: Mapping[str, Any]) -> str:
     return _document(f"{TOOL}: {_models(report)}", body, plotly_js, [plot.figure for plot in plots])
 
 
+def check_plots() -> None:
+    """Raises MissingDependencyError where nothing can draw: before anything is measured."""
+    if importlib.util.find_spec("plotly") is None:
+        raise MissingDependencyError(_NO_PLOTLY)
+
+
 def _drawn(report: Mapping[str, Any]) -> tuple[str, list[Plot]]:
     """plotly.js, and what it has to draw."""
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        raise MissingDependencyError(
-            "a page with plots needs the package plotly: pip install 'trt-yolo[report]'"
-        ) from error
+        raise MissingDependencyError(_NO_PLOTLY) from error
     from trt_yolo.bench.plots import plots_of
 
     return str(get_plotlyjs()), list(plots_of(report))

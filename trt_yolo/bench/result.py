@@ -13,7 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from trt_yolo.bench.statistics import Latency, Ratio, Throughput, Verdict, latency_of, latency_pieces, throughput_of
+from trt_yolo.bench.statistics import (
+    Latency,
+    Ratio,
+    Throughput,
+    Verdict,
+    latency_of,
+    latency_pieces,
+    throughput_of,
+)
 from trt_yolo.bench.window import Window
 from trt_yolo.runtime.jobs import StageTimes
 
@@ -226,11 +234,15 @@ def _starts(windows: Sequence[Window], began_s: float) -> tuple[float, ...]:
 
 def mean_stages(windows: Sequence[Window], parts: Stages | None) -> Stages | None:
     """The mean of what images took, their time in the backend shared out as `parts` were; None without any."""
-    seen = [(window.stages, window.images) for window in windows if window.stages is not None and window.images]
+    seen = [
+        (window.stages, window.images) for window in windows if window.stages is not None and window.images
+    ]
     if not seen:
         return None
     means = StageTimes(
-        *np.average([dataclasses.astuple(one) for one, _ in seen], axis=0, weights=[n for _, n in seen]).tolist()
+        *np.average(
+            [dataclasses.astuple(one) for one, _ in seen], axis=0, weights=[n for _, n in seen]
+        ).tolist()
     )
     shares = Stages(engine=1.0) if parts is None else parts
     whole = shares.copy_in + shares.engine + shares.copy_out

@@ -21,9 +21,13 @@ import numpy.typing as npt
 
 from trt_yolo.backends.base import Backend
 from trt_yolo.backends.null import null_from_manifest
-from trt_yolo.bench.measure import bare_calls_on, steady_stream, timed_for
+from trt_yolo.bench.bare_engine import bare_calls
+from trt_yolo.bench.files_to_detections import FilesToDetections
+from trt_yolo.bench.images import letterboxed
+from trt_yolo.bench.loads import timed_for
 from trt_yolo.bench.peers import PeerOptions, why_not
 from trt_yolo.bench.peers.process import PeerProcess
+from trt_yolo.bench.scenario import Scenario
 from trt_yolo.manifest import Manifest
 from trt_yolo.media.images import decode_image
 from trt_yolo.runtime.jobs import Job, Thresholds, detections_of_batch
@@ -205,12 +209,12 @@ def bench_end_to_end(
                 continue
             say(f"starting {name}")
             peers[name] = stack.enter_context(PeerProcess(name, options))
-        files, window_s = itertools.cycle(paths), seconds / _WINDOWS / (2 + len(peers))
-        steady_stream(model, files, _PARTS_S)
+        ours = FilesToDetections(model, paths, Scenario(name="offline"))
+        window_s = seconds / _WINDOWS / (2 + len(peers))
+        ours.window(_PARTS_S)
         for window in range(_WINDOWS):
             say(f"images, window {window + 1} of {_WINDOWS}")
-            steady = steady_stream(model, files, window_s)
-            rates["ours"].append(steady.images / steady.seconds)
+            rates["ours"].append(ours.window(window_s).images_per_s)
             rates["limit"].append(workers / _parts_s(bare, paths, window_s))
             for name, peer in peers.items():
                 images = max(_MIN_IMAGES * workers, round(rates["ours"][0] * window_s))
@@ -324,7 +328,7 @@ def _parts_s(bare: Backend, paths: Sequence[Path], seconds: float) -> float:
     """Bare inference, decode and letterbox of one image, one after another on one core, in seconds."""
     height, width = bare.manifest.imgsz_hw
     batch = bare.manifest.batch.minimum
-    calls = itertools.cycle(bare_calls_on(bare, paths, batch))
+    calls = bare_calls(bare, letterboxed(paths, (height, width), max(batch, 8)), batch)
     infer_s = timed_for(lambda: next(calls)(), seconds)
     files = itertools.cycle([path.read_bytes() for path in paths])
     decode_s = timed_for(lambda: decode_image(next(files), name="an image"), min(seconds, _PARTS_S))

@@ -51,9 +51,13 @@ class Scenario:
 
     def __post_init__(self) -> None:
         if self.rate is not None and not 0 < self.rate <= _MOST_RATE:
-            raise InputError(f"--rate {self.rate:g} is no rate; give arrivals a second, more than 0, such as 50")
+            raise InputError(
+                f"--rate {self.rate:g} is no rate; give arrivals a second, more than 0, such as 50"
+            )
         if not 0 < self.fps <= 1000:
-            raise InputError(f"--fps {self.fps:g} is no camera; give frames a second, more than 0, such as 25")
+            raise InputError(
+                f"--fps {self.fps:g} is no camera; give frames a second, more than 0, such as 25"
+            )
         most = _MOST.get(self.name, 1)
         if not 1 <= self.count <= most:
             raise InputError(

@@ -231,9 +231,7 @@ class Post:
         slot = self.free.pop(0)
         self._sequence += 1
         slot.begin()
-        task = Task(
-            self._sequence, frames, self._thresholds.conf, self._thresholds.iou, time.monotonic_ns()
-        )
+        task = Task(self._sequence, frames, self._thresholds.conf, self._thresholds.iou, time.monotonic_ns())
         slot.publish(task)
         self.under_way[slot.index] = slot, task
         self.worker.notify()
@@ -289,4 +287,6 @@ def _even(counted: Sequence[tuple[float, int, Answer, Task]]) -> Window:
 def _as_ours(gone: WorkerGone) -> TrtYoloError:
     if isinstance(gone.error, TrtYoloError):
         return gone.error
-    return BackendError(f"a worker of the bench {gone.death.cause}; run predict to see whether it does there too")
+    return BackendError(
+        f"a worker of the bench {gone.death.cause}; run predict to see whether it does there too"
+    )

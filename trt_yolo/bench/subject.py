@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ import numpy.typing as npt
 from trt_yolo.backends.base import Backend
 from trt_yolo.bench.bare_engine import BareEngine, measured_parts
 from trt_yolo.bench.files_to_detections import FilesToDetections
+from trt_yolo.bench.images import letterboxed
 from trt_yolo.bench.result import ModelFacts, Setting, Stages
 from trt_yolo.bench.scenario import Scenario
 from trt_yolo.bench.slot_to_slot import FullSlots, SlotToSlot
@@ -29,12 +30,10 @@ from trt_yolo.errors import InputError
 from trt_yolo.export.writing import file_sha256
 from trt_yolo.loading import MOST_STREAMS, GpuOptions, backend_spec, is_engine
 from trt_yolo.manifest import Manifest
-from trt_yolo.media.images import read_image
 from trt_yolo.runtime.model import Model
 from trt_yolo.runtime.options import PoolOptions
 from trt_yolo.runtime.pool import Pool
 from trt_yolo.runtime.worker import BackendSpec
-from trt_yolo.vision.letterbox import fit_letterbox, letterbox_into
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -156,12 +155,7 @@ class Subject:
     @functools.cached_property
     def frames(self) -> npt.NDArray[np.uint8]:
         """(N, H, W, 3) uint8: real images, letterboxed; N is 16, or a batch."""
-        height, width = self.manifest.imgsz_hw
-        frames: npt.NDArray[np.uint8] = np.empty((max(_FRAMES, self.batch), height, width, 3), np.uint8)
-        for number, frame in enumerate(frames):
-            image = read_image(self.paths[number % len(self.paths)])
-            letterbox_into(image, frame, fit_letterbox(image.shape[:2], (height, width)))
-        return frames
+        return letterboxed(self.paths, self.manifest.imgsz_hw, max(_FRAMES, self.batch))
 
     @functools.cached_property
     def parts(self) -> Stages:
@@ -188,8 +182,8 @@ class Subject:
         return self._backends
 
     def _backend(self, number: int) -> Backend:
-        spec: Any = self.spec.of_worker(number)
-        return self._stack.enter_context(spec.build(self._shares[number % len(self._shares)][1]))
+        threads = self._shares[number % len(self._shares)][1]
+        return self._stack.enter_context(self.spec.of_worker(number).build(threads))
 
 
 def open_subject(model: str | None, layout: Layout, paths: Sequence[Path], name: str) -> Subject:

@@ -91,9 +91,7 @@ def _latency(figures: Figures) -> list[str]:
     latency = figures.latency_ms
     if latency is None:
         return [""] * len(_SHOWN)
-    return [
-        f"{getattr(latency, name):.2f}" + ("" if latency.is_supported(name) else " ?") for name in _SHOWN
-    ]
+    return [f"{getattr(latency, name):.2f}" + ("" if latency.is_supported(name) else " ?") for name in _SHOWN]
 
 
 def _share(run: Run, name: str) -> str:
@@ -122,7 +120,7 @@ def notes_of(report: Report) -> Iterator[str]:
 def _stages(rows: Sequence[Sequence[str]]) -> Table:
     """Without the stages that take no time anywhere, as copies on a CPU."""
     heads = ["load", "setting", *(name.replace("_", " ") for name in _STAGES)]
-    kept = [at for at in range(len(heads)) if at < 2 or any(row[at] != "0.00" for row in rows)]  # noqa: PLR2004
+    kept = [at for at in range(len(heads)) if at < 2 or any(row[at] != "0.00" for row in rows)]
     return Table(
         "where an image's time goes in e2e, mean, ms",
         [heads[at] for at in kept],
@@ -189,7 +187,8 @@ def _by_setting(runs: Sequence[Run]) -> list[list[Run]]:
 
 def _comparison(title: str, compared: Sequence[Compared]) -> Table:
     rows = [
-        [one.model, one.other, one.scenario, one.scope, ratio_text(one.ratio), one.verdict] for one in compared
+        [one.model, one.other, one.scenario, one.scope, ratio_text(one.ratio), one.verdict]
+        for one in compared
     ]
     return Table(title, ["first", "other", "load", "scope", "ratio [95% interval]", "it is"], rows, 2)
 
@@ -205,9 +204,7 @@ def _trials(run: Run) -> Table:
         ]
         for trial in found.trials
     ]
-    return Table(
-        f"rates tried, p99 at most {found.limit_ms:g} ms", ["images/s", "p99 ms", "held"], rows, 3
-    )
+    return Table(f"rates tried, p99 at most {found.limit_ms:g} ms", ["images/s", "p99 ms", "held"], rows, 3)
 
 
 def write_csv(path: Path, report: Report) -> None:

@@ -7,7 +7,7 @@ import logging
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trt_yolo.bench.measuring import Progress
     from trt_yolo.bench.options import BenchOptions
     from trt_yolo.bench.result import Report
-    from trt_yolo.bench.scenario import Scenario
+    from trt_yolo.bench.scenario import Scenario, ScenarioName
     from trt_yolo.runtime.results import Policy
 
 _REGRESSED = 3
@@ -66,7 +66,9 @@ def bench(
     policy: Annotated[str, typer.Option(help="cameras: drop-oldest or drop-newest.")] = "drop-oldest",
     batch: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Images a batch; several, such as 1,2,4, make a sweep.", show_default="the smallest"),
+        typer.Option(
+            help="Images a batch; several, such as 1,2,4, make a sweep.", show_default="the smallest"
+        ),
     ] = None,
     workers: Annotated[
         Optional[str],  # noqa: UP045
@@ -94,7 +96,9 @@ def bench(
     ] = None,
     baseline: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="An earlier --json result; exit code 3 if anything is slower by more than --tolerance."),
+        typer.Option(
+            help="An earlier --json result; exit code 3 if anything is slower by more than --tolerance."
+        ),
     ] = None,
     tolerance: Annotated[str, typer.Option(help="What nobody minds in a comparison.")] = "5%",
     kill_worker_every: Annotated[
@@ -138,7 +142,7 @@ def bench(
     if runtime:
         _refuse_with_runtime(models, loads=loads, batch=batch)
         model = models[0] if models else None
-        seconds = None if duration == 5.0 else duration  # noqa: PLR2004  its own default is longer
+        seconds = None if duration == 5.0 else duration
         only = {"workers": _single(workers, "--workers"), "threads": _single(threads, "--threads")}
         bench_runtime(model, data, seconds=seconds, only_json=json_line, **only)
         return
@@ -178,7 +182,7 @@ def bench(
 
 
 def _scenarios(
-    loads: list[tuple[str, int]], *, rate: float | None, fps: float, policy: str, find_rate: bool
+    loads: Sequence[tuple[ScenarioName, int]], *, rate: float | None, fps: float, policy: str, find_rate: bool
 ) -> tuple[Scenario, ...]:
     from trt_yolo.bench.scenario import Scenario
     from trt_yolo.errors import InputError
@@ -186,11 +190,13 @@ def _scenarios(
     names = [name for name, _ in loads]
     if (rate is not None or find_rate) and "server" not in names:
         option = "--rate" if rate is not None else "--find-rate"
-        raise InputError(f"{option} is for the scenario server; add it: trt-yolo bench MODEL server {option} ...")
+        raise InputError(
+            f"{option} is for the scenario server; add it: trt-yolo bench MODEL server {option} ..."
+        )
     if rate is not None and find_rate:
         raise InputError("--rate and --find-rate do not go together; leave one of them out")
     return tuple(
-        Scenario(name=name, count=count, rate=rate, fps=fps, policy=_policy(policy))  # type: ignore[arg-type]
+        Scenario(name=name, count=count, rate=rate, fps=fps, policy=_policy(policy))
         for name, count in dict.fromkeys(loads)
     )
 
@@ -239,10 +245,13 @@ def _peers(text: str | None) -> tuple[str, ...]:
 
 def _check_writable(path: Path | None, option: str) -> None:
     """Refuses before anything is measured what could not be written afterwards."""
+    from trt_yolo.bench.page import check_plots
     from trt_yolo.errors import InputError
 
     if path is None:
         return
+    if option == "--html":
+        check_plots()
     if path.is_dir() or not path.parent.is_dir():
         kind = "is a folder" if path.is_dir() else f"cannot be made: there is no folder {path.parent}"
         raise InputError(f"{option} {path} {kind}; give the name of a file in a folder that is there")

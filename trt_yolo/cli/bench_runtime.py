@@ -23,22 +23,25 @@ def bench_runtime(
     only_json: bool,
 ) -> None:
     """Measures the ring, then the model from files to detections, and prints both."""
-    from trt_yolo.bench.measure import check_bench, write_scenes
+    from trt_yolo.bench.images import write_scenes
+    from trt_yolo.bench.measuring import Plan
     from trt_yolo.bench.runtime import bench_end_to_end, bench_ring, summary
     from trt_yolo.cli.bench import readable
     from trt_yolo.cli.render import print_json, progress_bar
     from trt_yolo.cores import available_cores
+    from trt_yolo.errors import InputError
     from trt_yolo.loading import load, load_backend, threads_of_worker
 
     count = max(2, len(available_cores())) if workers is None else workers
     one = threads_of_worker(count, 1 if threads is None else threads)  # refuses before a minute has passed
-    time_s = _SECONDS if seconds is None else seconds
+    time_s = _SECONDS if seconds is None else Plan(seconds=seconds).seconds
     with contextlib.ExitStack() as stack:
         bare = stack.enter_context(load_backend(model, threads=one))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="trt-yolo-"))
         paths = write_scenes(Path(folder), bare.manifest.imgsz_hw) if data is None else readable(data)
+        if not paths:
+            raise InputError("no image to measure with; give a folder of images with --data")
         batch = bare.manifest.batch.minimum
-        check_bench(bare, paths, batch, time_s)
         bar = stack.enter_context(progress_bar())
         task = bar.add_task("measuring", total=None)
 

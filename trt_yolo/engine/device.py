@@ -15,6 +15,7 @@ from pathlib import Path
 _LIBRARIES = ("libcuda.so.1", "nvcuda.dll")
 _MAJOR, _MINOR, _INTEGRATED, _CAN_MAP, _CAN_REGISTER = 75, 76, 18, 19, 99  # CUdevice_attribute of cuda.h
 _NAME_BYTES = 256
+_BUS_ID_BYTES = 32
 _MPS = "/tmp/nvidia-mps"  # noqa: S108  where the service listens unless told otherwise
 
 
@@ -30,6 +31,7 @@ class Device:
         integrated: Whether it shares the processor's memory, as on a Jetson.
         can_map: Whether it can address page-locked memory of the processor.
         can_register: Whether memory that is there already can be page-locked.
+        pci_bus_id: Where it sits, such as 0000:65:00.0; empty where it does not say. NVML counts GPUs otherwise.
     """
 
     index: int
@@ -39,6 +41,7 @@ class Device:
     integrated: bool
     can_map: bool = True
     can_register: bool = True
+    pci_bus_id: str = ""
 
 
 def devices() -> list[Device]:
@@ -114,7 +117,17 @@ def _device(driver: ctypes.CDLL, index: int) -> Device | None:
         integrated=integrated,
         can_map=can_map,
         can_register=can_register,
+        pci_bus_id=_pci_bus_id(driver, handle),
     )
+
+
+def _pci_bus_id(driver: ctypes.CDLL, handle: ctypes.c_int) -> str:
+    text = ctypes.create_string_buffer(_BUS_ID_BYTES)
+    try:
+        refused = driver.cuDeviceGetPCIBusId(text, _BUS_ID_BYTES, handle)
+    except AttributeError:  # a driver without it
+        return ""
+    return "" if refused else text.value.decode(errors="replace")
 
 
 def _attribute(driver: ctypes.CDLL, attribute: int, handle: ctypes.c_int) -> int:

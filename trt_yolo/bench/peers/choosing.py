@@ -61,7 +61,14 @@ def open_peers(names: Sequence[str], subject: Subject, weights: Path | None) -> 
     if weights is not None:
         options["weights"] = str(weights)
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(PeerProcess(name, options)) for name in names]
+        yield [stack.enter_context(PeerProcess(name, _for_one(name, options))) for name in names]
+
+
+def _for_one(name: str, options: PeerOptions) -> PeerOptions:
+    """The plain loop is one process: it gets the cores of all workers."""
+    if name != "onnxruntime":
+        return options
+    return {**options, "threads": options["workers"] * options["threads"]}
 
 
 def _device(subject: Subject) -> str:
