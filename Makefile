@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 demo: $(VENV)/.demo
 	$(BIN)/trt-yolo export
-	$(BIN)/trt-yolo bench engines/demo.onnx
+	$(BIN)/trt-yolo bench engines/demo.onnx --duration 2
 
 test: $(VENV)/.test
 	PATH="$(CURDIR)/$(BIN):$$PATH" tools/check

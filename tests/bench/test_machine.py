@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trt_yolo.bench.machine import machine_record, processor, steal
+from trt_yolo.bench.machine import Meanwhile, machine_record, processor
 from trt_yolo.cores import available_cores
 
 X86 = """processor\t: 0
@@ -54,7 +54,7 @@ def test_a_server(tmp_path: Path) -> None:
     assert found["cpu_flags"] == ["avx2", "fma", "avx512f", "avx512_vnni"]
     assert found["governor"] == "mixed: performance, powersave"
     assert found["mhz"] == {"cur": 3500, "min": None, "max": None}
-    assert (found["throttled"], found["load_1min"], found["steal"]) == (7, 1.25, 0.1)
+    assert (found["throttled"], found["load_1min"]) == (7, 1.25)
     assert found["memory_gb"] == pytest.approx(25.2755, rel=1e-4)
 
 
@@ -69,13 +69,21 @@ def test_a_jetson(tmp_path: Path) -> None:
 def test_a_system_that_says_nothing(tmp_path: Path) -> None:
     found = processor(tmp_path)
     assert found["cores"] == len(available_cores())
-    for name in ("cpu", "governor", "throttled", "memory_gb", "load_1min", "steal", "cpu_limit"):
+    for name in ("cpu", "governor", "throttled", "memory_gb", "load_1min", "cpu_limit"):
         assert found[name] is None
 
 
-@pytest.mark.parametrize("text", ["", "cpu", "cpu a b", "cpu 1 2 3"])
-def test_times_that_cannot_be_read(text: str, tmp_path: Path) -> None:
-    assert steal(_write(tmp_path, {"proc/stat": text})) is None
+def test_what_a_hypervisor_gave_to_others_meanwhile(tmp_path: Path) -> None:
+    """Of 100 ticks 25."""
+    meanwhile = Meanwhile(_write(tmp_path, {"proc/stat": "cpu  60 0 20 10 0 0 0 10 0 0\ncpu0 1\n"}))
+    _write(tmp_path, {"proc/stat": "cpu  120 0 30 15 0 0 0 35 0 0\ncpu0 1\n"})
+    assert meanwhile.to_dict()["steal"] == 0.25
+
+
+@pytest.mark.parametrize("text", ["", "cpu", "cpu a b", "cpu 1 2 3", "cpu 60 0 20 10 0 0 0 10"])
+def test_times_that_cannot_be_read_or_stand_still(text: str, tmp_path: Path) -> None:
+    meanwhile = Meanwhile(_write(tmp_path, {"proc/stat": text}))
+    assert meanwhile.to_dict()["steal"] is None
 
 
 def test_this_machine() -> None:

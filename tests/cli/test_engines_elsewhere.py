@@ -124,7 +124,7 @@ _MEASURED: list[tuple[str, list[str]]] = [
 @pytest.mark.parametrize("against", [False, True], ids=["alone", "against"])
 @pytest.mark.usefixtures("files")
 def test_bench(against: bool, name: str, parts: list[str], cli: Command) -> None:
-    arguments = ["demo.onnx", "--against", name] if against else [name]
+    arguments = ["demo.onnx", name] if against else [name]
     assert_one_error(cli("bench", *arguments, "--seconds", "0.1"), *parts)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from tests.engine.plans import ROOT, builders, children_of, left_in, python
 from tests.runtime.models import is_running, wait_until
+from trt_yolo.engine import build_process
 from trt_yolo.engine.build_process import STEPS, BuildRequest
 from trt_yolo.engine.from_onnx import engine_from_onnx
 from trt_yolo.engine.options import EngineOptions
@@ -281,6 +282,20 @@ def test_a_builder_stops_at_the_next_step_when_nobody_listens(graph: Path, tmp_p
     child.communicate(request.to_json().encode() + b"\n", timeout=20)
     assert not (tmp_path / "a.plan").exists()
     assert "BuildCanceled" in log.read_text()
+
+
+def test_a_plan_that_nobody_waits_for_any_more_is_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parent was killed after the last step, and the next builder may have cleared up already."""
+    plan = tmp_path / "a.plan"
+    reader, writer = os.pipe()
+    os.close(reader)
+    child = build_process._Child(os.fdopen(writer, "w"))
+    monkeypatch.setattr(child, "_build", lambda _: {"bytes": plan.write_bytes(b"a plan")})
+    monkeypatch.setattr(build_process.os, "_exit", lambda _: None)
+    child.run({"plan": str(plan), "onnx": "a.onnx"})
+    assert not plan.exists()
 
 
 def test_threads_build_the_same_engine_one_after_the_other(graph: Path) -> None:

@@ -19,7 +19,7 @@ from trt_yolo.bench.advice import advice_for
 from trt_yolo.bench.baseline import against_baseline, read_baseline
 from trt_yolo.bench.files_to_detections import FilesToDetections
 from trt_yolo.bench.finding import find_rate
-from trt_yolo.bench.machine import machine_record
+from trt_yolo.bench.machine import Meanwhile, machine_record
 from trt_yolo.bench.measuring import Measured, Plan, Say, Seen, measure
 from trt_yolo.bench.options import BenchOptions
 from trt_yolo.bench.peers.choosing import chosen_peers, open_peers
@@ -147,7 +147,7 @@ class Bench:
             TrtYoloError: A model that cannot be loaded, a setting that it does not take (in a sweep: all of them).
             KeyboardInterrupt: Before anything was measured.
         """
-        self._machine = machine_record()
+        self._machine, meanwhile = machine_record(), Meanwhile()
         with PowerMeter() as meter:
             try:
                 self._measure_all(meter)
@@ -155,6 +155,12 @@ class Bench:
                 self.is_partial = True
             if not any(sample.windows for _, _, sample in self.windows()):
                 raise KeyboardInterrupt
+            self._machine = {
+                **self._machine,
+                "meanwhile": meanwhile.to_dict(),
+                "power": meter.sources,
+                "notes": list(dict.fromkeys([*self._machine["notes"], *meter.notes])),
+            }
             return self._report(meter)
 
     def windows(self) -> Iterator[tuple[Collected, str, Sample]]:

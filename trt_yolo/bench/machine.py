@@ -66,19 +66,37 @@ def processor(root: Path) -> dict[str, Any]:
         "throttled": _throttled(root),
         "memory_gb": _memory_gb(root),
         "load_1min": _load(root),
-        "steal": steal(root),
     }
 
 
-def steal(root: Path = Path("/")) -> float | None:
-    """The share of the processors' time since the start that a hypervisor gave to others; None where nobody counts."""
+class Meanwhile:
+    """What happened to the machine from when this was made until `to_dict`."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._root = root
+        self._before = _cpu_times(root)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Share of the processors' time that a hypervisor gave to others, load, and GPUs as they are now."""
+        with Nvml() as nvml:
+            gpus = [dataclasses.asdict(reading) for reading in nvml.readings()]
+        return {"steal": self._steal(), "load_1min": _load(self._root), "gpus": gpus}
+
+    def _steal(self) -> float | None:
+        after = _cpu_times(self._root)
+        if self._before is None or after is None or after[0] <= self._before[0]:
+            return None
+        return (after[1] - self._before[1]) / (after[0] - self._before[0])
+
+
+def _cpu_times(root: Path) -> tuple[int, int] | None:
+    """All time of all processors since the start, and what of it was stolen; None where nobody counts."""
     fields = _read(root / "proc/stat").partition("\n")[0].split()[1:9]
     try:
         values = [int(field) for field in fields]
     except ValueError:
         return None
-    total = sum(values)
-    return values[7] / total if len(values) == 8 and total else None
+    return (sum(values), values[7]) if len(values) == 8 else None
 
 
 def _cpu_limit(root: Path) -> float | None:

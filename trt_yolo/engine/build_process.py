@@ -189,12 +189,15 @@ class _Child:
 
     def run(self, fields: dict[str, Any]) -> None:
         try:
-            self._say("built", self._build(fields))
+            if not self._say("built", self._build(fields)):
+                # whoever wanted it is gone, and nobody else may come to clear it away
+                Path(fields["plan"]).unlink(missing_ok=True)
         except TrtYoloError as error:
             self._say("error", (type(error).__name__, str(error)))
         except MemoryError:
             self._say("error", ("ExportError", f"there is not enough memory to build {fields['onnx']}"))
-        self._said.close()
+        with contextlib.suppress(OSError):  # nobody listens
+            self._said.close()
         sys.stderr.flush()
         os._exit(0)  # TensorRT's own teardown is not worth waiting for, nor its crashes
 

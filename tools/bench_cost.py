@@ -1,0 +1,59 @@
+"""What measuring itself costs: images/s of the bench's own loop beside a plain loop over the same stream, in turn.
+
+python tools/bench_cost.py                 # the demo model
+python tools/bench_cost.py yolov8n.onnx    # another one
+python tools/bench_cost.py --null          # a backend that computes nothing: the most that it can cost
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import trt_yolo
+from trt_yolo.bench.files_to_detections import FilesToDetections
+from trt_yolo.bench.images import write_scenes
+from trt_yolo.bench.runtime import null_model
+from trt_yolo.bench.scenario import Scenario
+from trt_yolo.bench.statistics import ratio_of
+from trt_yolo.runtime.model import Model
+
+WINDOWS = 20
+SECONDS = 1.5
+
+
+def main() -> None:
+    """Prints both rates and their ratio."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_scenes(Path(folder), (256, 256))
+        if "--null" in sys.argv:
+            model = null_model(8, workers=1)
+        else:
+            model = trt_yolo.load(sys.argv[1] if len(sys.argv) > 1 else None)
+        with model:
+            contender = FilesToDetections(model, paths, Scenario(name="offline"))
+            contender.window(SECONDS)
+            benched, plain = [], []
+            for _ in range(WINDOWS):
+                start_s = time.perf_counter()
+                images = contender.window(SECONDS).offered
+                benched.append(images / (time.perf_counter() - start_s))
+                plain.append(_plain(model, paths, images))
+    ratio = ratio_of(benched, plain)
+    assert ratio is not None
+    print(f"bench {sorted(benched)[WINDOWS // 2]:.1f} images/s, plain loop {sorted(plain)[WINDOWS // 2]:.1f}")
+    print(f"bench / plain: {ratio.ratio:.4f}, 95% interval {ratio.low:.4f} to {ratio.high:.4f}")
+
+
+def _plain(model: Model, paths: list[Path], images: int) -> float:
+    start_s = time.perf_counter()
+    for result in model.stream(itertools.islice(itertools.cycle(paths), images), ordered=False):
+        _ = result.detections
+    return images / (time.perf_counter() - start_s)
+
+
+if __name__ == "__main__":
+    main()
