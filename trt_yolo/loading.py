@@ -81,8 +81,8 @@ def load(
     """
     if backend not in get_args(BackendName):
         raise InputError(f"no backend {backend!r}; give auto, onnxruntime or null")
-    _check_counts(workers=workers, threads=threads, decode_threads=decode_threads)
-    _check_counts(slots=slots, max_batch=max_batch)
+    check_counts(workers=workers, threads=threads, decode_threads=decode_threads)
+    check_counts(slots=slots, max_batch=max_batch)
     _check_times(max_delay_ms=max_delay_ms, timeout_s=timeout_s, max_restarts=max_restarts)
     gpu = GpuOptions(devices=tuple(devices), streams=streams, graphs=graphs, spin=spin)
     gpu.check(model, workers=workers, slots=slots)
@@ -193,7 +193,7 @@ def _manifest(model: str | Path | None) -> Manifest:
 
 def load_backend(model: str | Path | None = None, *, threads: int | None = None) -> Backend:
     """What is under `load`: letterboxed frames in, rows out. Arguments and errors are those of `load`."""
-    _check_counts(threads=threads)
+    check_counts(threads=threads)
     if model is not None and is_engine(model):
         from trt_yolo.backends.tensorrt import TensorRTBackend
 
@@ -206,7 +206,7 @@ def load_backend(model: str | Path | None = None, *, threads: int | None = None)
 
 def threads_of_worker(workers: int, threads: int | None) -> int:
     """CPU threads of one inference that a model loaded like that will have."""
-    _check_counts(workers=workers, threads=threads)
+    check_counts(workers=workers, threads=threads)
     return share_cores(available_cores(), max(1, workers), threads)[0][1]
 
 
@@ -221,7 +221,8 @@ _MEANS = {
 }
 
 
-def _check_counts(**given: int | None) -> None:
+def check_counts(**given: int | None) -> None:
+    """Raises InputError for a number of workers, threads, decode_threads, slots or max_batch that cannot be."""
     for name, value in given.items():
         least, most = _LEAST[name], _MOST[name]
         if value is not None and not (isinstance(value, int) and least <= value <= most):

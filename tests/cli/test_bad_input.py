@@ -314,7 +314,7 @@ def test_an_image_too_large_to_be_drawn_as_jpeg(files: Path, tmp_path: Path, cli
         (["deploy.onnx", "--data", "folder.pt"], ["folder.pt", "no images", ".jpg"]),
         (["deploy.onnx", "--data", "missing"], ["missing", "give images"]),
         (["deploy.onnx", "--threads", "0"], ["threads", "0", "at least 1"]),
-        (["deploy.onnx", "--threads", "-2"], ["threads", "-2", "at least 1"]),
+        (["deploy.onnx", "--threads", "-2"], ["--threads", "-2", "no list of numbers"]),
         (["deploy.onnx", "--nonsense"], ["--nonsense", "--help"]),
     ],
     ids=lambda value: " ".join(value)[:40],

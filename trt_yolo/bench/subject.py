@@ -28,7 +28,7 @@ from trt_yolo.bench.window import Contender
 from trt_yolo.cores import available_cores, default_decode_threads, share_cores
 from trt_yolo.errors import InputError
 from trt_yolo.export.writing import file_sha256
-from trt_yolo.loading import MOST_STREAMS, GpuOptions, backend_spec, is_engine
+from trt_yolo.loading import MOST_STREAMS, GpuOptions, backend_spec, check_counts, is_engine
 from trt_yolo.manifest import Manifest
 from trt_yolo.runtime.model import Model
 from trt_yolo.runtime.options import PoolOptions
@@ -53,6 +53,9 @@ class Layout:
         threads: CPU threads of one inference; None divides the cores among the workers.
         decode_threads: Threads that decode and letterbox; None chooses by the number of cores.
         gpu: How an engine runs.
+
+    Raises:
+        InputError: A number that cannot be.
     """
 
     batch: int | None = None
@@ -60,6 +63,9 @@ class Layout:
     threads: int | None = None
     decode_threads: int | None = None
     gpu: GpuOptions = field(default_factory=GpuOptions)
+
+    def __post_init__(self) -> None:
+        check_counts(workers=self.workers, threads=self.threads, decode_threads=self.decode_threads)
 
 
 class Subject:
