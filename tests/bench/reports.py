@@ -8,21 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from trt_yolo.bench.figures import Figures, Stages, WarmUp, figures_of
 from trt_yolo.bench.result import (
     AgainstBaseline,
     Best,
     Compared,
-    Figures,
     FoundRate,
     ModelFacts,
     Recovery,
     Report,
     Run,
     Setting,
-    Stages,
     Trial,
-    WarmUp,
-    figures_of,
 )
 from trt_yolo.bench.scenario import Scenario
 from trt_yolo.bench.statistics import Ratio, ratio_of

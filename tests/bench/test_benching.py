@@ -14,13 +14,16 @@ import pytest
 
 from tests.bench.subjects import null_spec, on_a_noisy_machine
 from trt_yolo.bench.baseline import read_baseline
-from trt_yolo.bench.benching import Bench, best_of
+from trt_yolo.bench.benching import Bench
 from trt_yolo.bench.measuring import Plan, Progress
 from trt_yolo.bench.options import BenchOptions
+from trt_yolo.bench.page import page_of
+from trt_yolo.bench.reporting import best_of
 from trt_yolo.bench.result import Report
 from trt_yolo.bench.scenario import Scenario
 from trt_yolo.bench.subject import Layout, Subject
-from trt_yolo.errors import InputError
+from trt_yolo.bench.tables import tables_of
+from trt_yolo.errors import BackendError, InputError
 
 OFFLINE = (Scenario(name="offline"),)
 QUICK = Plan(seconds=1.0, min_count=5)
@@ -162,8 +165,49 @@ def test_a_damaged_baseline(of_20_ms: Path, paths: list[Path], tmp_path: Path) -
     del values["runs"][0]["scopes"]
     path = tmp_path / "before.json"
     path.write_text(json.dumps(values))
-    with pytest.raises(InputError, match="is damaged"):
-        _bench(paths, models=("1",), baseline=path, plan=Plan(seconds=0.2, min_count=1)).run()
+    bench = _bench(paths, models=("1",), baseline=path, plan=Plan(seconds=0.2, min_count=1))
+    assert bench.run().runs  # what was measured is not lost
+    assert isinstance(bench.failure, InputError)
+    assert "is damaged" in str(bench.failure)
+
+
+def test_a_failure_loses_nothing_that_was_measured(
+    paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: object, seconds: float) -> None:
+        raise BackendError(f"no server today, not for {seconds:g} s")
+
+    monkeypatch.setattr("trt_yolo.bench.files_to_detections.FilesToDetections._server", fails)
+    scenarios = (*OFFLINE, Scenario(name="server", rate=10))
+    bench = _bench(paths, models=("20",), scenarios=scenarios)
+    report = bench.run()
+    assert report.partial
+    assert [run.scenario["label"] for run in report.runs] == ["offline"]
+    assert "no server today" in str(bench.failure)
+
+
+def test_a_search_that_is_interrupted_keeps_its_trials(paths: list[Path]) -> None:
+    told: list[str] = []
+
+    def say(progress: Progress) -> None:
+        if progress.name.startswith("rate "):
+            told.append(progress.name)
+            if len(told) == 2:
+                raise KeyboardInterrupt
+
+    server = (Scenario(name="server"),)
+    plan = Plan(seconds=0.5, min_count=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trt_yolo.bench.finding._LONGEST_S", 0.5)
+        options = {"scenarios": server, "find_rate": True, "p99_ms": 1e6, "scopes": ("e2e",), "plan": plan}
+        report = _bench(paths, say, models=("20",), **options).run()
+    (run,) = report.runs
+    assert report.partial
+    assert run.find_rate is not None
+    assert len(run.find_rate.trials) == 1
+    assert [table.title for table in tables_of(report)][-1] == "rates tried, p99 at most 1e+06 ms"
+    pytest.importorskip("plotly")
+    assert "PARTIAL" in page_of(report.to_dict())
 
 
 def test_a_baseline_of_another_load(of_20_ms: Path, paths: list[Path]) -> None:

@@ -179,7 +179,7 @@ def test_the_rate_that_is_found_is_the_rate_that_holds(paths: list[Path]) -> Non
         def load_at(scenario: Scenario, seed: int) -> FilesToDetections:
             return FilesToDetections(subject.model, subject.paths, scenario, seed=seed)
 
-        found = find_rate(load_at, limit_ms=limit_ms, plan=Plan(seconds=2.0), seed=1, say=lambda _: None)
+        *_, found = find_rate(load_at, limit_ms=limit_ms, plan=Plan(seconds=2.0), seed=1, say=lambda _: None)
     assert found.rate is not None
     held = [trial.rate for trial in found.trials if trial.held]
     assert found.rate == max(held)
@@ -199,7 +199,7 @@ def test_a_limit_that_nothing_keeps(paths: list[Path]) -> None:
         plan = Plan(seconds=0.2)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("trt_yolo.bench.finding._LONGEST_S", 0.5)
-            found = find_rate(load_at, limit_ms=20.0, plan=plan, seed=1, say=lambda _: None)
+            *_, found = find_rate(load_at, limit_ms=20.0, plan=plan, seed=1, say=lambda _: None)
     assert found.rate is None
     assert not any(trial.held for trial in found.trials)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from trt_yolo.bench.result import Figures, Report, Run
+from trt_yolo.bench.figures import Figures
+from trt_yolo.bench.result import Report, Run
 
 _NEAR = 0.9
 _FEW = 1_000

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_yolo.backends.base import Backend
+from trt_yolo.bench.figures import Stages
 from trt_yolo.bench.loads import closed_loop
-from trt_yolo.bench.result import Stages
 from trt_yolo.bench.scenario import Scenario
 from trt_yolo.bench.window import Window
 from trt_yolo.runtime.jobs import StageTimes, Thresholds

@@ -8,7 +8,7 @@ both. Enters: a report, a file that `trt-yolo bench --json` wrote. Leaves: `Agai
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from trt_yolo.bench.result import SCHEMA, TOOL, AgainstBaseline, Compared, Report, Run
+from trt_yolo.bench.scenario import Scenario
 from trt_yolo.bench.statistics import Ratio, unpaired_ratio
 from trt_yolo.errors import InputError
 
@@ -72,6 +73,24 @@ def _last_object(lines: Sequence[str]) -> dict[str, Any] | None:
     return None
 
 
+def check_loads(baseline: Baseline, scenarios: Sequence[Scenario]) -> None:
+    """Raises InputError where none of the loads is in the baseline: before anything is measured."""
+    try:
+        had = {str(one["scenario"]["label"]) for one in baseline.values["runs"]}
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{baseline.path} is damaged ({error!r}); measure the baseline again") from error
+    is_searched = any(one.name == "server" and one.rate is None for one in scenarios)
+    if not is_searched and had.isdisjoint(one.label for one in scenarios):
+        raise _nothing(baseline, had)
+
+
+def _nothing(baseline: Baseline, had: Collection[str]) -> InputError:
+    return InputError(
+        f"{baseline.path} has nothing to compare with: it was measured under {', '.join(sorted(had))}; "
+        "use the same scenario"
+    )
+
+
 def against_baseline(report: Report, baseline: Baseline, *, tolerance: float) -> AgainstBaseline:
     """Every run beside its counterpart.
 
@@ -86,10 +105,7 @@ def against_baseline(report: Report, baseline: Baseline, *, tolerance: float) ->
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{baseline.path} is damaged ({error!r}); measure the baseline again") from error
     if not comparisons:
-        had = ", ".join(sorted({str(one["scenario"]["label"]) for one in baseline.values["runs"]}))
-        raise InputError(
-            f"{baseline.path} has nothing to compare with: it was measured under {had}; use the same scenario"
-        )
+        raise _nothing(baseline, {str(one["scenario"]["label"]) for one in baseline.values["runs"]})
     return AgainstBaseline(
         path=str(baseline.path),
         created=str(baseline.values.get("created", "")),

@@ -8,15 +8,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trt_yolo.bench.advice import advice_for
-from trt_yolo.bench.baseline import against_baseline, read_baseline
+from trt_yolo.bench.baseline import against_baseline, check_loads, read_baseline
 from trt_yolo.bench.files_to_detections import FilesToDetections
 from trt_yolo.bench.finding import find_rate
 from trt_yolo.bench.machine import Meanwhile, machine_record
@@ -24,76 +22,23 @@ from trt_yolo.bench.measuring import Measured, Plan, Say, Seen, measure
 from trt_yolo.bench.options import BenchOptions
 from trt_yolo.bench.peers.choosing import chosen_peers, open_peers
 from trt_yolo.bench.recovery import WithKills, recovery_of
-from trt_yolo.bench.result import (
-    Best,
-    Compared,
-    Figures,
-    FoundRate,
-    ModelFacts,
-    Recovery,
-    Report,
-    Run,
-    Setting,
-    Stages,
-    WarmUp,
-    figures_of,
-)
+from trt_yolo.bench.reporting import PEER, Collected, Sample, best_of, comparisons_of, run_of
+from trt_yolo.bench.result import Report, Setting
 from trt_yolo.bench.scenario import Scenario
-from trt_yolo.bench.statistics import Ratio, ratio_of, unpaired_ratio
 from trt_yolo.bench.subject import Layout, Subject, open_subject
 from trt_yolo.bench.window import Contender, Window
 from trt_yolo.bench.yardstick import Yardstick
-from trt_yolo.errors import InputError
+from trt_yolo.errors import InputError, TrtYoloError
 from trt_yolo.export.weights import find_weights
 from trt_yolo.telemetry import PowerMeter
 from trt_yolo.version import __version__
 
-_RATIOS = (("e2e", "engine"), ("e2e", "infer"), ("infer", "engine"))
 _PASSES = 2
-_PEER = "peer:"
+_LONGEST_S = 600.0
 _REST_S = 0.3  # after a peer: threads of OpenMP and PyTorch look for work for another 0.2 s
 
 OnStart = Callable[[str], None]
 Opened = Callable[[str | None, Layout, Sequence[Path], str], Subject]
-
-
-@dataclass(eq=False)
-class Sample:
-    """What was seen of one contender of a run, all passes together.
-
-    Attributes:
-        windows: In order.
-        warm_up: Of the first pass.
-        began_s: When the run's first window began, `time.perf_counter`.
-        marks: Of the power meter, before and after each window.
-    """
-
-    windows: list[Window] = field(default_factory=list)
-    warm_up: WarmUp = field(default_factory=lambda: WarmUp(seconds=0.0, windows=0, is_steady=False))
-    began_s: float = 0.0
-    marks: list[tuple[Any, Any]] = field(default_factory=list)
-
-
-@dataclass(eq=False)
-class Collected:
-    """One run while it is measured.
-
-    Attributes:
-        facts: Which model.
-        setting: How it was laid out.
-        scenario: Under which load.
-        parts: How copy in, engine and copy out share a batch's time.
-        samples: By contender.
-    """
-
-    facts: ModelFacts
-    setting: Setting
-    scenario: Scenario
-    parts: Stages | None = None
-    samples: dict[str, Sample] = field(default_factory=dict)
-    found: FoundRate | None = None
-    recovery: Recovery | None = None
-    is_partial: bool = False
 
 
 class Bench:
@@ -111,6 +56,7 @@ class Bench:
 
     Attributes:
         collected: What was measured, by model, setting and scenario.
+        failure: What ended it early, or kept it from being compared; None where all went well.
 
     Raises:
         InputError: The baseline cannot be read.
@@ -131,6 +77,7 @@ class Bench:
         self.options, self.paths, self.data, self.command = options, paths, data, command
         self.collected: dict[tuple[str, Setting, str], Collected] = {}
         self.is_partial = False
+        self.failure: TrtYoloError | None = None
         self.refused: list[str] = []
         self._baseline = read_baseline(options.baseline) if options.baseline is not None else None
         self._say: Say = say or (lambda _: None)
@@ -141,10 +88,11 @@ class Bench:
         self._machine: Mapping[str, Any] = {}
 
     def run(self) -> Report:
-        """Measures everything; Ctrl-C ends it, and the report says that it is partial.
+        """Measures everything; Ctrl-C ends it, or a `failure`, and the report says that it is partial.
 
         Raises:
-            TrtYoloError: A model that cannot be loaded, a setting that it does not take (in a sweep: all of them).
+            TrtYoloError: Before anything was measured: a model that cannot be loaded, a setting that it does not
+                take (in a sweep: all of them).
             KeyboardInterrupt: Before anything was measured.
         """
         self._machine, meanwhile = machine_record(), Meanwhile()
@@ -153,8 +101,10 @@ class Bench:
                 self._measure_all(meter)
             except KeyboardInterrupt:  # while something was loading
                 self.is_partial = True
-            if not any(sample.windows for _, _, sample in self.windows()):
-                raise KeyboardInterrupt
+            except TrtYoloError as error:
+                self.is_partial, self.failure = True, error
+            if not any(_has_something(one) for one in self.collected.values()):
+                raise self.failure or KeyboardInterrupt
             self._machine = {
                 **self._machine,
                 "meanwhile": meanwhile.to_dict(),
@@ -202,6 +152,8 @@ class Bench:
                 self._on_start(f"loading {name}")
                 subjects.append(stack.enter_context(self._opened(model, layout, self.paths, name)))
             scenarios = self.options.scenarios_for(subjects[0].batch)
+            if self._baseline is not None and not self.collected:
+                check_loads(self._baseline, scenarios)
             for scenario in scenarios:
                 for subject in subjects:
                     _check_scenario(subject, scenario)
@@ -239,11 +191,12 @@ class Bench:
         runs = [self._collected(subject, scenario) for subject in subjects]
         if scenario.name == "server" and scenario.rate is None:
             scenario = self._find_rate(subjects[0], runs[0], plan)
+        plan = _long_enough(plan, scenario)
         table: list[tuple[Contender, Collected, str]] = []
         for scope in self.options.scopes:
             for subject, run in zip(subjects, runs, strict=True):
                 table.append((subject.contender(scope, scenario, seed=self.options.seed), run, scope))
-        table += [(peer, runs[0], f"{_PEER}{peer.name}") for peer in peers]
+        table += [(peer, runs[0], f"{PEER}{peer.name}") for peer in peers]
         killing = self._add_kills(subjects[0], scenario, runs[0], table)
         before = _restarts(subjects[0]) if killing is not None else 0
         measured = measure(
@@ -278,13 +231,15 @@ class Bench:
 
     def _find_rate(self, subject: Subject, run: Collected, plan: Plan) -> Scenario:
         assert self.options.p99_ms is not None
-        run.found = find_rate(
+        for found in find_rate(
             lambda scenario, seed: FilesToDetections(subject.model, subject.paths, scenario, seed=seed),
             limit_ms=self.options.p99_ms,
             plan=plan,
             seed=self.options.seed,
             say=self._say,
-        )
+        ):
+            run.found = found  # as far as it has got: Ctrl-C keeps it
+        assert run.found is not None
         rate = run.found.rate or min(trial.rate for trial in run.found.trials)
         run.scenario = dataclasses.replace(run.scenario, rate=rate)
         return run.scenario
@@ -341,18 +296,14 @@ class Bench:
             begun = meter.mark()
             yield
             run.samples.setdefault(name, Sample()).marks.append((begun, meter.mark()))
-            if name.startswith(_PEER):
+            if name.startswith(PEER):
                 time.sleep(_REST_S)
 
         return around
 
     def _report(self, meter: PowerMeter) -> Report:
-        runs = tuple(
-            _run(one, meter)
-            for one in self.collected.values()
-            if any(s.windows for s in one.samples.values())
-        )
-        comparisons = tuple(_comparisons(runs, self.options))
+        runs = tuple(run_of(one, meter) for one in self.collected.values() if _has_something(one))
+        comparisons = tuple(comparisons_of(runs, tolerance=self.options.tolerance))
         best = best_of(runs, self.options.p99_ms) if self.options.is_sweep else None
         report = Report(
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -370,8 +321,11 @@ class Bench:
             partial=self.is_partial,
         )
         if self._baseline is not None:
-            beside = against_baseline(report, self._baseline, tolerance=self.options.tolerance)
-            report = dataclasses.replace(report, baseline=beside)
+            try:
+                beside = against_baseline(report, self._baseline, tolerance=self.options.tolerance)
+                report = dataclasses.replace(report, baseline=beside)
+            except InputError as error:
+                self.failure = self.failure or error
         return dataclasses.replace(report, advice=tuple(advice_for(report)))
 
 
@@ -398,6 +352,19 @@ def _names(models: Sequence[str | None]) -> list[str]:
     ]
 
 
+def _has_something(one: Collected) -> bool:
+    return one.found is not None or any(sample.windows for sample in one.samples.values())
+
+
+def _long_enough(plan: Plan, scenario: Scenario) -> Plan:
+    """With time for as many arrivals as are wanted; 10 minutes at most."""
+    if not scenario.is_open:
+        return plan
+    a_second = scenario.rate if scenario.rate is not None else scenario.count * scenario.fps
+    wanted_s = min(plan.min_count / a_second, _LONGEST_S)
+    return dataclasses.replace(plan, seconds=max(plan.seconds, wanted_s))
+
+
 def _check_scenario(subject: Subject, scenario: Scenario) -> None:
     if scenario.name == "cameras" and scenario.count > 1 and subject.batch > scenario.count:
         raise InputError(
@@ -408,97 +375,3 @@ def _check_scenario(subject: Subject, scenario: Scenario) -> None:
 
 def _restarts(subject: Subject) -> int:
     return sum(worker.restarts for worker in subject.model.stats().workers)
-
-
-def _run(one: Collected, meter: PowerMeter) -> Run:
-    figures = {
-        name: figures_of(
-            sample.windows,
-            warm_up=sample.warm_up,
-            began_s=sample.began_s,
-            parts=one.parts,
-            watts=meter.watts(sample.marks) if sample.marks else None,
-        )
-        for name, sample in one.samples.items()
-        if sample.windows
-    }
-    return Run(
-        model=one.facts,
-        setting=one.setting,
-        scenario=one.scenario.to_dict(),
-        scopes={name: value for name, value in figures.items() if not name.startswith(_PEER)},
-        peers={name.removeprefix(_PEER): value for name, value in figures.items() if name.startswith(_PEER)},
-        ratios=_ratios(figures, one.scenario),
-        find_rate=one.found,
-        recovery=one.recovery,
-        partial=one.is_partial,
-    )
-
-
-def _ratios(figures: Mapping[str, Figures], scenario: Scenario) -> dict[str, Ratio]:
-    """Of throughputs: e2e beside the other scopes and the peers, infer beside engine."""
-    pairs = [pair for pair in _RATIOS if pair[0] in figures and pair[1] in figures]
-    pairs += [("e2e", name) for name in figures if name.startswith(_PEER) and "e2e" in figures]
-    found: dict[str, Ratio] = {}
-    for one, other in pairs:
-        ours, theirs = figures[one].throughput, figures[other].throughput
-        if ours is None or theirs is None:
-            continue
-        is_in_turn = not scenario.is_open or "e2e" not in (one, other)
-        ratio = (ratio_of if is_in_turn else unpaired_ratio)(ours.windows, theirs.windows)
-        if ratio is not None:
-            found[f"{one}/{other.removeprefix(_PEER)}"] = ratio
-    return found
-
-
-def _comparisons(runs: Sequence[Run], options: BenchOptions) -> Iterator[Compared]:
-    """Every two models that were measured in turn."""
-    for one, other in itertools.combinations(runs, 2):
-        same = (one.setting, one.scenario) == (other.setting, other.scenario)
-        if not same or one.model.name == other.model.name:
-            continue
-        for scope in one.scopes:
-            if scope in other.scopes:
-                ours, theirs = one.scopes[scope], other.scopes[scope]
-                is_in_turn = not ours.latency_windows_ms
-                ratio = (ratio_of if is_in_turn else unpaired_ratio)(ours.speeds, theirs.speeds)
-                if ratio is not None:
-                    yield Compared(
-                        model=one.model.name,
-                        other=other.model.name,
-                        scenario=one.scenario["label"],
-                        scope=scope,
-                        setting=one.setting.label,
-                        ratio=ratio,
-                        verdict=ratio.verdict(options.tolerance),
-                    )
-
-
-def best_of(runs: Sequence[Run], limit_ms: float | None) -> Best | None:
-    """The most images a second of a sweep, and the most within a latency limit.
-
-    A setting keeps the limit if the 99th percentile of its queries does, in any load that has a latency.
-    """
-    scope = next(
-        (name for name in ("e2e", "infer", "engine") if any(name in run.scopes for run in runs)), None
-    )
-    rated = [index for index, run in enumerate(runs) if scope in run.scopes and scope is not None]
-    if scope is None or not rated:
-        return None
-
-    def rate(index: int) -> float:
-        return runs[index].scopes[scope].images_per_s
-
-    held = {
-        runs[index].setting
-        for index in rated
-        if (latency := runs[index].scopes[scope].latency_ms) is not None
-        and limit_ms is not None
-        and latency.p99 <= limit_ms
-    }
-    within = [index for index in rated if runs[index].setting in held]
-    return Best(
-        throughput=max(rated, key=rate),
-        latency=max(within, key=rate) if within else None,
-        limit_ms=limit_ms,
-    )

@@ -6,7 +6,7 @@ Enters: how a rate is loaded. Leaves: `FoundRate`. Knows no models.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from trt_yolo.bench.measuring import Plan, Progress, Say, warm_up
 from trt_yolo.bench.result import FoundRate, Trial
@@ -23,8 +23,8 @@ _LOWEST = 0.05
 LoadAt = Callable[[Scenario, int], Contender]
 
 
-def find_rate(load_at: LoadAt, *, limit_ms: float, plan: Plan, seed: int, say: Say) -> FoundRate:
-    """Tries rates below what a closed loop reaches, until they lie within 3% of each other.
+def find_rate(load_at: LoadAt, *, limit_ms: float, plan: Plan, seed: int, say: Say) -> Iterator[FoundRate]:
+    """Tries rates below what a closed loop reaches, until they lie within 3% of each other; what is known after each.
 
     Args:
         load_at: The contender of a scenario and a seed.
@@ -52,7 +52,7 @@ def find_rate(load_at: LoadAt, *, limit_ms: float, plan: Plan, seed: int, say: S
             low = middle
         else:
             high = middle
-    return FoundRate(limit_ms=limit_ms, rate=low or None, trials=tuple(trials))
+        yield FoundRate(limit_ms=limit_ms, rate=low or None, trials=tuple(trials))
 
 
 def _tried(load_at: LoadAt, rate: float, *, limit_ms: float, plan: Plan, seed: int) -> Trial:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
-from trt_yolo.bench.result import WarmUp
+from trt_yolo.bench.figures import WarmUp
 from trt_yolo.bench.statistics import STEADY
 from trt_yolo.bench.window import Contender, Window
 from trt_yolo.errors import InputError

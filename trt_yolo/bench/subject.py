@@ -19,9 +19,10 @@ import numpy.typing as npt
 
 from trt_yolo.backends.base import Backend
 from trt_yolo.bench.bare_engine import BareEngine, measured_parts
+from trt_yolo.bench.figures import Stages
 from trt_yolo.bench.files_to_detections import FilesToDetections
 from trt_yolo.bench.images import letterboxed
-from trt_yolo.bench.result import ModelFacts, Setting, Stages
+from trt_yolo.bench.result import ModelFacts, Setting
 from trt_yolo.bench.scenario import Scenario
 from trt_yolo.bench.slot_to_slot import FullSlots, SlotToSlot
 from trt_yolo.bench.window import Contender

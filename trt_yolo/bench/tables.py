@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from trt_yolo.bench.benching import Collected, Sample
-from trt_yolo.bench.result import Compared, Figures, Report, Run, Stages
+from trt_yolo.bench.figures import Figures, Stages
+from trt_yolo.bench.reporting import Collected, Sample
+from trt_yolo.bench.result import Compared, Report, Run
 from trt_yolo.bench.statistics import PERCENTILES, Ratio
 
 _STAGES = tuple(field.name for field in dataclasses.fields(Stages))

@@ -175,6 +175,8 @@ def bench(
         under_way, report = _measured(options, paths, source)
     _show(report, only_json=json_line)
     _write(report, under_way, samples=samples, csv=csv, html=html)
+    if under_way.failure is not None:
+        raise under_way.failure
     if report.partial:
         raise typer.Exit(_INTERRUPTED)
     if report.baseline is not None and report.baseline.regressed:
