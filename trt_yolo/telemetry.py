@@ -1,4 +1,4 @@
-"""What GPUs are doing now, and what the machine draws: NVML by nvidia-ml-py, RAPL, a Jetson's power monitor.
+"""What GPUs are doing now, by NVML, and what the machine draws, by NVML and `trt_yolo.energy`.
 
 Never raises. What a machine does not say is None; why nothing is known stands in `notes`. GPUs are those of CUDA's
 order, found in NVML by their PCI bus id: NVML counts otherwise, and knows no CUDA_VISIBLE_DEVICES.
@@ -6,33 +6,37 @@ order, found in NVML by their PCI bus id: NVML counts otherwise, and knows no CU
 
 from __future__ import annotations
 
+import functools
 import importlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from trt_yolo.energy import CountedEnergy, EnergySource, SampledPower, board_watts, rapl_packages
 from trt_yolo.engine.device import Device, devices
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _SAMPLE_S = 0.1
+_TICK_S = 10.0  # a RAPL counter of AMD begins anew after some 200 s at 300 W
+_IDLE = 0x1
+# the bits of nvmlClocksEventReasons in nvml.h, named nvmlClocksThrottleReasons before driver 535
 _REASONS = {
-    "GpuIdle": "idle",
-    "ApplicationsClocksSetting": "application clocks",
-    "SwPowerCap": "power limit",
-    "HwSlowdown": "hardware slowdown",
-    "SyncBoost": "sync boost",
-    "SwThermalSlowdown": "temperature",
-    "HwThermalSlowdown": "temperature, by hardware",
-    "HwPowerBrakeSlowdown": "power brake",
-    "DisplayClockSetting": "display clocks",
+    "ApplicationsClocksSetting": (0x2, "application clocks"),
+    "SwPowerCap": (0x4, "power limit"),
+    "HwSlowdown": (0x8, "hardware slowdown"),
+    "SyncBoost": (0x10, "sync boost"),
+    "SwThermalSlowdown": (0x20, "temperature"),
+    "HwThermalSlowdown": (0x40, "temperature, by hardware"),
+    "HwPowerBrakeSlowdown": (0x80, "power brake"),
+    "DisplayClockSetting": (0x100, "display clocks"),
 }
-_UNWORRYING = ("idle", "application clocks")
+_KNOWN = sum(bit for bit, _ in _REASONS.values()) | _IDLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +50,11 @@ class GpuReading:
         sm_mhz: Clock of its processors.
         max_sm_mhz: The highest that it has.
         memory_mhz: Clock of its memory.
+        max_memory_mhz: The highest that it has.
         power_w: What it draws.
         power_limit_w: What it may draw.
         temperature_c: How hot it is.
-        throttled_by: Why its clocks are lower than they could be, in words; none while it may run freely.
+        throttled_by: Why its clocks are lower than they could be, in words; none while it may run freely or is idle.
     """
 
     index: int
@@ -58,10 +63,28 @@ class GpuReading:
     sm_mhz: int | None = None
     max_sm_mhz: int | None = None
     memory_mhz: int | None = None
+    max_memory_mhz: int | None = None
     power_w: float | None = None
     power_limit_w: float | None = None
     temperature_c: int | None = None
-    throttled_by: tuple[str, ...] = ()
+    throttled_by: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuModes:
+    """How a GPU is set up; None where it does not say, or has no such thing.
+
+    Attributes:
+        index: As CUDA counts.
+        persistence: Whether its driver stays loaded while nobody uses it.
+        ecc: Whether its memory corrects errors, which costs bandwidth.
+        mig: Whether it is divided into instances.
+    """
+
+    index: int
+    persistence: bool | None = None
+    ecc: bool | None = None
+    mig: bool | None = None
 
 
 class Nvml:
@@ -71,7 +94,7 @@ class Nvml:
         notes: Why nothing is known; none where it answers.
 
     Args:
-        gpus: The GPUs that are asked about.
+        gpus: The GPUs that are asked about; None: all that this process may use.
         library: Its binding; None: `pynvml`, of nvidia-ml-py.
     """
 
@@ -80,8 +103,9 @@ class Nvml:
         self._gpus = devices() if gpus is None else gpus
         self._handles: dict[int, Any] = {}
         self._library = library if library is not None else self._imported()
-        if self._library is not None:
-            self._open()
+        self._is_open = self._library is not None and self._opened()
+        if self._is_open:
+            self._find()
 
     def __enter__(self) -> Self:
         return self
@@ -89,32 +113,54 @@ class Nvml:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._handles:
+        if self._is_open:
             self._ask("nvmlShutdown")
-        self._handles = {}
+        self._is_open, self._handles = False, {}
 
     def readings(self) -> list[GpuReading]:
         """Each GPU now."""
         return [self._reading(index, handle) for index, handle in self._handles.items()]
 
-    def joules(self) -> dict[int, float] | None:
-        """What each GPU has used since its driver was loaded; None where one of them does not say."""
-        used = {
-            index: self._ask("nvmlDeviceGetTotalEnergyConsumption", one)
-            for index, one in self._handles.items()
-        }
-        if not used or any(value is None for value in used.values()):
-            return None
-        return {index: value / 1e3 for index, value in used.items()}
+    def modes(self) -> list[GpuModes]:
+        """How each GPU is set up."""
+        return [
+            GpuModes(
+                index=index,
+                persistence=_is_on(self._ask("nvmlDeviceGetPersistenceMode", handle)),
+                ecc=_is_on(self._ask("nvmlDeviceGetEccMode", handle)),
+                mig=_is_on(self._ask("nvmlDeviceGetMigMode", handle)),
+            )
+            for index, handle in self._handles.items()
+        ]
 
-    def watts(self) -> float | None:
-        """What all GPUs draw now; None where none says."""
-        drawn = [self._ask("nvmlDeviceGetPowerUsage", one) for one in self._handles.values()]
-        known = [value / 1e3 for value in drawn if value is not None]
-        return sum(known) if known else None
+    def joules(self, index: int) -> float | None:
+        """What a GPU has used since its driver was loaded; None where it does not say (before Volta)."""
+        used_mj = self._ask("nvmlDeviceGetTotalEnergyConsumption", self._handles.get(index))
+        return None if used_mj is None else used_mj / 1e3
+
+    def watts(self, index: int) -> float | None:
+        """What a GPU draws now; None where it does not say."""
+        drawn_mw = self._ask("nvmlDeviceGetPowerUsage", self._handles.get(index))
+        return None if drawn_mw is None else drawn_mw / 1e3
+
+    def held_back_s(self, index: int) -> dict[str, float]:
+        """For how long a GPU's power limit and its temperature have held it back since its driver was loaded."""
+        nvml, handle = self._library, self._handles.get(index)
+        if handle is None:
+            return {}
+        power = self._ask("nvmlDeviceGetViolationStatus", handle, nvml.NVML_PERF_POLICY_POWER)
+        heat = self._ask("nvmlDeviceGetViolationStatus", handle, nvml.NVML_PERF_POLICY_THERMAL)
+        known = {"power limit": power, "temperature": heat}
+        return {name: one.violationTime / 1e9 for name, one in known.items() if one is not None}
+
+    def whole_gpus(self) -> list[Device]:
+        """The GPUs that it knows, those once that CUDA sees as several (MIG)."""
+        known = {gpu.pci_bus_id: gpu for gpu in reversed(self._gpus) if gpu.index in self._handles}
+        return sorted(known.values(), key=lambda gpu: gpu.index)
 
     def _imported(self) -> Any:
         if not self._gpus:
+            self.notes.append("clocks and power of GPUs: no GPU answers here")
             return None
         try:
             return importlib.import_module("pynvml")
@@ -122,14 +168,17 @@ class Nvml:
             self.notes.append("clocks and power of the GPU: nvidia-ml-py is not installed (trt-yolo[gpu])")
             return None
 
-    def _open(self) -> None:
+    def _opened(self) -> bool:
         try:
             self._library.nvmlInit()
         except self._library.NVMLError as error:
             self.notes.append(f"clocks and power of the GPU: NVML does not answer ({error})")
-            return
+            return False
+        return True
+
+    def _find(self) -> None:
         for gpu in self._gpus:
-            handle = self._ask("nvmlDeviceGetHandleByPciBusId", gpu.pci_bus_id) if gpu.pci_bus_id else None
+            handle = self._ask("nvmlDeviceGetHandleByPciBusId", gpu.pci_bus_id or None)
             if handle is None:
                 self.notes.append(f"clocks and power of GPU {gpu.index}: NVML does not know it")
             else:
@@ -139,7 +188,6 @@ class Nvml:
         nvml = self._library
         use = self._ask("nvmlDeviceGetUtilizationRates", handle)
         memory = self._ask("nvmlDeviceGetMemoryInfo", handle)
-        power_mw = self._ask("nvmlDeviceGetPowerUsage", handle)
         limit_mw = self._ask("nvmlDeviceGetEnforcedPowerLimit", handle)
         return GpuReading(
             index=index,
@@ -148,40 +196,62 @@ class Nvml:
             sm_mhz=self._ask("nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_SM),
             max_sm_mhz=self._ask("nvmlDeviceGetMaxClockInfo", handle, nvml.NVML_CLOCK_SM),
             memory_mhz=self._ask("nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_MEM),
-            power_w=None if power_mw is None else power_mw / 1e3,
+            max_memory_mhz=self._ask("nvmlDeviceGetMaxClockInfo", handle, nvml.NVML_CLOCK_MEM),
+            power_w=self.watts(index),
             power_limit_w=None if limit_mw is None else limit_mw / 1e3,
             temperature_c=self._ask("nvmlDeviceGetTemperature", handle, nvml.NVML_TEMPERATURE_GPU),
             throttled_by=self._throttled_by(handle),
         )
 
-    def _throttled_by(self, handle: Any) -> tuple[str, ...]:
-        mask = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons", handle) or 0
-        return tuple(
-            words
-            for name, words in _REASONS.items()
-            if mask & getattr(self._library, f"nvmlClocksThrottleReason{name}") and words not in _UNWORRYING
-        )
+    def _throttled_by(self, handle: Any) -> tuple[str, ...] | None:
+        mask = self._ask("nvmlDeviceGetCurrentClocksEventReasons", handle)
+        if mask is None:  # an older driver, or an older binding
+            mask = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons", handle)
+        if mask is None:
+            return None
+        unknown = (f"reason {mask & ~_KNOWN:#x}",) if mask & ~_KNOWN else ()
+        return tuple(words for bit, words in _REASONS.values() if mask & bit) + unknown
 
     def _ask(self, function: str, *arguments: Any) -> Any:
         """What it answers; None where this GPU, or this library, does not know."""
+        if None in arguments:
+            return None
         try:
             return getattr(self._library, function)(*arguments)
         except (self._library.NVMLError, AttributeError):
             return None
 
 
+def _is_on(answer: Any) -> bool | None:
+    """Of a mode; some are told as now and after the next reboot."""
+    now = answer[0] if isinstance(answer, list) else answer
+    return None if now is None else bool(now)
+
+
+def gpu_readings(indices: Sequence[int] | None = None) -> list[GpuReading]:
+    """These GPUs now, in this order; one with nothing but its index where nothing is known.
+
+    Args:
+        indices: As CUDA counts; None: all.
+    """
+    with Nvml() as nvml:
+        known = {reading.index: reading for reading in nvml.readings()}
+    wanted = sorted(known) if indices is None else indices
+    return [known.get(index, GpuReading(index=index)) for index in wanted]
+
+
 class Mark(NamedTuple):
-    """A moment, and the energy used until then; see `PowerMeter`."""
+    """A moment, and the energy used until then, by source; see `PowerMeter`."""
 
     at_s: float
-    joules: tuple[float, ...]
+    joules: tuple[float | None, ...]
 
 
 class PowerMeter:
     """Mean power of the machine over stretches of time. A context manager.
 
-    What is summed up: GPUs by NVML (their energy counter, or else power sampled ten times a second), the processor
-    by RAPL, or a Jetson's own monitor, which measures the whole board.
+    What is summed up: GPUs by NVML (their energy counter, or else power sampled ten times a second), processors by
+    RAPL. A Jetson's own monitor, sampled, measures all of its module, the GPU in it too.
 
     Attributes:
         sources: What is summed up; none: nobody knows the power.
@@ -189,29 +259,27 @@ class PowerMeter:
 
     Args:
         root: Where `/sys` lies.
-        nvml: NVIDIA's management library; None: this machine's.
+        nvml: NVIDIA's management library, asked about the GPUs that count; None: this machine's, and all of them.
     """
 
     def __init__(self, root: Path = Path("/"), nvml: Nvml | None = None) -> None:
         self.sources: list[str] = []
-        self._counters: list[Callable[[], float]] = []
-        self._samplers: list[Callable[[], float | None]] = []
-        self._sampled: list[float] = []
+        self._measured: list[EnergySource] = []
         self._root = root
         self._nvml = Nvml() if nvml is None else nvml
         self.notes = list(self._nvml.notes)
         self._stopped = threading.Event()
-        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        self._find_gpus()
-        board = _ina3221(self._root)
+        board = board_watts(self._root)
         if board is not None:
-            self._sample("the board, by its power monitor", board)
+            self._measured.append(SampledPower("the Jetson module, by its power monitor", board))
         else:
             self._find_rapl()
-        if self._samplers:
+        self._find_gpus(within_board=board is not None)
+        self.sources = [source.name for source in self._measured]
+        if self._measured:
             self._thread = threading.Thread(target=self._run, name="trt-yolo-power", daemon=True)
             self._thread.start()
         return self
@@ -225,103 +293,55 @@ class PowerMeter:
         self._nvml.__exit__(None, None, None)
 
     def mark(self) -> Mark:
-        """This moment; a few file reads, or calls of NVML."""
-        with self._lock:
-            sampled = tuple(self._sampled)
-        return Mark(time.perf_counter(), tuple(counter() for counter in self._counters) + sampled)
+        """This moment; a few file reads, and calls of NVML."""
+        joules = tuple(source.joules() for source in self._measured)
+        for source, used_j in zip(self._measured, joules, strict=True):
+            note = f"power of {source.name}: it does not answer any more"
+            if used_j is None and note not in self.notes:
+                self.notes.append(note)
+        return Mark(time.perf_counter(), joules)
 
     def watts(self, stretches: Sequence[tuple[Mark, Mark]]) -> float | None:
-        """Mean power over stretches of time between marks, watts; None where nobody knows."""
+        """Mean power over stretches of time between marks, watts; None where nobody knows all of it."""
         seconds = sum(end.at_s - begin.at_s for begin, end in stretches)
         if not self.sources or seconds <= 0:
             return None
-        joules = sum(
-            after - before
-            for begin, end in stretches
-            for before, after in zip(begin.joules, end.joules, strict=True)
-        )
-        return joules / seconds
+        total_j = 0.0
+        for begin, end in stretches:
+            for before_j, after_j in zip(begin.joules, end.joules, strict=True):
+                if before_j is None or after_j is None:
+                    return None
+                total_j += after_j - before_j
+        return total_j / seconds
 
-    def _find_gpus(self) -> None:
-        if self._nvml.joules() is not None:
-            self.sources.append("GPUs, by NVML's energy counter")
-            self._counters.append(lambda: sum((self._nvml.joules() or {}).values()))
-        elif self._nvml.watts() is not None:
-            self._sample("GPUs, by NVML's power", self._nvml.watts)
+    def _find_gpus(self, *, within_board: bool) -> None:
+        nvml = self._nvml
+        parts = {one.index for one in nvml.modes() if one.mig}
+        for gpu in nvml.whole_gpus():
+            if gpu.integrated and within_board:
+                continue
+            name = f"GPU {gpu.index}, by NVML's "
+            if nvml.joules(gpu.index) is not None:
+                ask = functools.partial(nvml.joules, gpu.index)
+                self._measured.append(CountedEnergy(f"{name}energy counter", ask))
+            elif nvml.watts(gpu.index) is not None:
+                self._measured.append(SampledPower(f"{name}power", functools.partial(nvml.watts, gpu.index)))
+            else:
+                self.notes.append(f"power of GPU {gpu.index}: NVML does not say it")
+            if gpu.index in parts:
+                self.notes.append(f"power of GPU {gpu.index}: of all of it, whoever uses its other parts")
 
     def _find_rapl(self) -> None:
-        for zone in sorted(self._root.glob("sys/class/powercap/intel-rapl:*")):
-            if zone.name.count(":") != 1:
-                continue  # a part of a package, counted there already
-            if _number(zone / "energy_uj") is None:
-                self.notes.append(f"power of the processor: {zone.name} cannot be read (only by root)")
-                continue
-            self.sources.append(f"{_text(zone / 'name') or zone.name}, by RAPL")
-            self._counters.append(_Rapl(zone).joules)
-
-    def _sample(self, source: str, watts: Callable[[], float | None]) -> None:
-        self.sources.append(source)
-        self._samplers.append(watts)
-        self._sampled.append(0.0)
+        packages = rapl_packages(self._root)
+        self._measured += [package for package in packages if package.is_readable]
+        for package in packages:
+            if not package.is_readable:
+                self.notes.append(f"power of {package.name}: cannot be read (only by root)")
+        if not packages:
+            self.notes.append("power of the processor: this system has neither RAPL nor a Jetson's monitor")
 
     def _run(self) -> None:
-        before_s = time.perf_counter()
-        while not self._stopped.wait(_SAMPLE_S):
-            drawn_w = [sampler() or 0.0 for sampler in self._samplers]
-            now_s = time.perf_counter()
-            with self._lock:
-                self._sampled = [
-                    joules + watts * (now_s - before_s)
-                    for joules, watts in zip(self._sampled, drawn_w, strict=True)
-                ]
-            before_s = now_s
-
-
-class _Rapl:
-    """A package's energy counter, which begins anew at its range."""
-
-    def __init__(self, zone: Path) -> None:
-        self._path = zone / "energy_uj"
-        self._range_uj = _number(zone / "max_energy_range_uj") or 0
-        self._last_uj = _number(self._path) or 0
-        self._turns_uj = 0
-
-    def joules(self) -> float:
-        """Energy used since some moment."""
-        now_uj = _number(self._path)
-        if now_uj is not None:
-            if now_uj < self._last_uj:
-                self._turns_uj += self._range_uj
-            self._last_uj = now_uj
-        return (self._turns_uj + self._last_uj) / 1e6
-
-
-def _ina3221(root: Path) -> Callable[[], float | None] | None:
-    """What a Jetson's board draws by its power monitor, watts; None where there is none."""
-    for label in sorted(root.glob("sys/class/hwmon/hwmon*/in*_label")):
-        if _text(label) not in ("VDD_IN", "POM_5V_IN", "VDD_GPU_SOC"):
-            continue
-        number = label.name.removeprefix("in").removesuffix("_label")
-        volts, amperes = label.with_name(f"in{number}_input"), label.with_name(f"curr{number}_input")
-
-        def watts(volts: Path = volts, amperes: Path = amperes) -> float | None:
-            milli = (_number(volts), _number(amperes))
-            return None if milli[0] is None or milli[1] is None else milli[0] * milli[1] / 1e6
-
-        if watts() is not None:
-            return watts
-    return None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None
+        samples = any(isinstance(source, SampledPower) for source in self._measured)
+        while not self._stopped.wait(_SAMPLE_S if samples else _TICK_S):
+            for source in self._measured:
+                source.tick()

@@ -1,94 +1,83 @@
-"""What a bench ran on: small trees of `/proc` and `/sys` with known numbers, and this machine."""
+"""What a bench ran on: this machine, small trees with known numbers, and a GPU whose binding answers known ones."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import platform
 from pathlib import Path
 
-import pytest
-
-from trt_yolo.bench.machine import Meanwhile, machine_record, processor
+from tests.bench.test_processor import write
+from tests.nvml import GPU, Binding
+from trt_yolo.bench.machine import Meanwhile, gpu_records, machine_record
 from trt_yolo.cores import available_cores
+from trt_yolo.engine.device import devices
+from trt_yolo.telemetry import Nvml
 
-X86 = """processor\t: 0
-model name\t: AMD EPYC 9555P
-flags\t\t: fpu avx2 fma avx512f avx512_vnni hypervisor
-
-processor\t: 1
-model name\t: AMD EPYC 9555P
-flags\t\t: fpu avx2 fma avx512f avx512_vnni hypervisor
-"""
-JETSON = "processor\t: 0\nFeatures\t: fp asimd asimddp\nCPU part\t: 0xd42\n"
-
-
-def _write(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
-
-def test_a_server(tmp_path: Path) -> None:
-    cpu = "sys/devices/system/cpu"
-    found = processor(
-        _write(
-            tmp_path,
-            {
-                "proc/cpuinfo": X86,
-                "proc/meminfo": "MemTotal:       24683122 kB\nMemFree: 1 kB\n",
-                "proc/loadavg": "1.25 0.5 0.1 1/2 3\n",
-                "proc/stat": "cpu  60 0 20 10 0 0 0 10 0 0\ncpu0 1\n",
-                "sys/fs/cgroup/cpu.max": "150000 100000\n",
-                f"{cpu}/cpu0/cpufreq/scaling_governor": "performance\n",
-                f"{cpu}/cpu1/cpufreq/scaling_governor": "powersave\n",
-                f"{cpu}/cpu0/cpufreq/scaling_cur_freq": "3000000\n",
-                f"{cpu}/cpu1/cpufreq/scaling_cur_freq": "4000000\n",
-                f"{cpu}/cpu0/thermal_throttle/core_throttle_count": "3\n",
-                f"{cpu}/cpu1/thermal_throttle/core_throttle_count": "4\n",
-            },
-        )
-    )
-    assert found["cpu"] == "AMD EPYC 9555P"
-    assert (found["cores_of_machine"], found["cpu_limit"], found["virtual"]) == (2, 1.5, True)
-    assert found["cpu_flags"] == ["avx2", "fma", "avx512f", "avx512_vnni"]
-    assert found["governor"] == "mixed: performance, powersave"
-    assert found["mhz"] == {"cur": 3500, "min": None, "max": None}
-    assert (found["throttled"], found["load_1min"]) == (7, 1.25)
-    assert found["memory_gb"] == pytest.approx(25.2755, rel=1e-4)
-
-
-def test_a_jetson(tmp_path: Path) -> None:
-    files = {"proc/cpuinfo": JETSON, "proc/device-tree/model": "NVIDIA Jetson Orin Nano\0"}
-    found = processor(_write(tmp_path, files))
-    assert found["cpu"] == "NVIDIA Jetson Orin Nano"
-    assert found["cpu_flags"] == ["asimd", "asimddp"]
-    assert found["virtual"] is False
-
-
-def test_a_system_that_says_nothing(tmp_path: Path) -> None:
-    found = processor(tmp_path)
-    assert found["cores"] == len(available_cores())
-    for name in ("cpu", "governor", "throttled", "memory_gb", "load_1min", "cpu_limit"):
-        assert found[name] is None
-
-
-def test_what_a_hypervisor_gave_to_others_meanwhile(tmp_path: Path) -> None:
-    """Of 100 ticks 25."""
-    meanwhile = Meanwhile(_write(tmp_path, {"proc/stat": "cpu  60 0 20 10 0 0 0 10 0 0\ncpu0 1\n"}))
-    _write(tmp_path, {"proc/stat": "cpu  120 0 30 15 0 0 0 35 0 0\ncpu0 1\n"})
-    assert meanwhile.to_dict()["steal"] == 0.25
-
-
-@pytest.mark.parametrize("text", ["", "cpu", "cpu a b", "cpu 1 2 3", "cpu 60 0 20 10 0 0 0 10"])
-def test_times_that_cannot_be_read_or_stand_still(text: str, tmp_path: Path) -> None:
-    meanwhile = Meanwhile(_write(tmp_path, {"proc/stat": text}))
-    assert meanwhile.to_dict()["steal"] is None
+THROTTLED = "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count"
 
 
 def test_this_machine() -> None:
     found = machine_record()
     assert json.loads(json.dumps(found)) == found
     assert found["cores"] == len(available_cores())
-    assert "numpy" in found["packages"]
-    assert found["memory_gb"] > 0.1
+    assert found["cpu"]
+    assert {"numpy", "onnx"} <= found["packages"].keys()
+    assert "" not in found["packages"].values()
+    assert found["providers"] is None or "CPUExecutionProvider" in found["providers"]
+    assert len(found["gpus"]) == len(devices())
+    assert found["gpus"] or found["notes"] == ["clocks and power of GPUs: no GPU answers here"]
+
+
+def test_a_record_does_not_say_whose_machine_it_is() -> None:
+    text = json.dumps(machine_record())
+    assert f'"{platform.node()}"' not in text
+    assert str(Path.home()) not in text
+
+
+def test_a_machine_that_says_nothing_is_no_error(tmp_path: Path) -> None:
+    found = machine_record(tmp_path)
+    assert found["memory_gb"] is None
+    assert found["python"] == platform.python_version()
+
+
+def test_a_gpu() -> None:
+    with Nvml([GPU], Binding(reasons=4)) as nvml:
+        (found,) = gpu_records([GPU], nvml)
+    assert json.loads(json.dumps(found)) == found
+    assert dataclasses.asdict(GPU).items() <= found.items()
+    assert (found["throttled_by"], found["power_w"], found["power_limit_w"]) == (["power limit"], 350, None)
+    assert (found["persistence"], found["ecc"], found["mig"]) == (True, True, False)
+
+
+def test_a_gpu_that_nvml_does_not_know() -> None:
+    """What is not known is null, not left out."""
+    with Nvml([GPU], Binding(is_there=False)) as nvml:
+        (found,) = gpu_records([GPU], nvml)
+    assert found["name"] == GPU.name
+    assert (found["throttled_by"], found["sm_mhz"]) == (None, None)
+
+
+def test_what_happened_to_the_processor_meanwhile(tmp_path: Path) -> None:
+    """Of 100 ticks 25 went to others."""
+    before = {"proc/stat": "cpu  60 0 20 10 0 0 0 10 0 0\ncpu0 1\n", THROTTLED: "3\n"}
+    meanwhile = Meanwhile(write(tmp_path, before), gpus=[])
+    write(tmp_path, {"proc/stat": "cpu  120 0 30 15 0 0 0 35 0 0\ncpu0 1\n", THROTTLED: "8\n"})
+    assert meanwhile.to_dict() == {"steal": 0.25, "throttled": 5, "load_1min": None, "gpus": []}
+
+
+def test_times_that_stand_still(tmp_path: Path) -> None:
+    meanwhile = Meanwhile(write(tmp_path, {"proc/stat": "cpu 60 0 20 10 0 0 0 10"}), gpus=[])
+    assert meanwhile.to_dict()["steal"] is None
+    assert meanwhile.to_dict()["throttled"] is None
+
+
+def test_what_happened_to_a_gpu_meanwhile(tmp_path: Path) -> None:
+    binding = Binding(reasons=1)
+    binding.violation_ns = {0: 5_000_000_000, 1: 0}
+    meanwhile = Meanwhile(tmp_path, gpus=[GPU], library=binding)
+    binding.violation_ns = {0: 7_500_000_000, 1: 0}
+    (found,) = meanwhile.to_dict()["gpus"]
+    assert found["held_back_s"] == {"power limit": 2.5, "temperature": 0}
+    assert (found["index"], found["throttled_by"]) == (1, [])
+    assert binding.open == 0

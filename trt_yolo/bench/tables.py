@@ -15,6 +15,7 @@ from trt_yolo.bench.figures import Figures, Stages
 from trt_yolo.bench.reporting import Collected, Sample
 from trt_yolo.bench.result import Compared, Report, Run
 from trt_yolo.bench.statistics import PERCENTILES, Ratio
+from trt_yolo.bench.window import Window
 
 _STAGES = tuple(field.name for field in dataclasses.fields(Stages))
 _SHOWN = ("p50", "p90", "p99", "p99_9")
@@ -272,10 +273,7 @@ def write_samples(path: Path, seen: Iterable[tuple[Collected, str, Sample]]) -> 
                     writer.writerow([*about, number, *times])
 
 
-def _times(window: object, began_s: float) -> Iterator[list[object]]:
-    from trt_yolo.bench.window import Window
-
-    assert isinstance(window, Window)
+def _times(window: Window, began_s: float) -> Iterator[list[object]]:
     for query in window.queries:
         moments = [f"{moment - began_s:.6f}" for moment in query[:3]]
         yield [*moments, query.images, f"{query.latency_ms:.4f}"]
