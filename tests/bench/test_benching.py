@@ -116,6 +116,7 @@ def test_ten_percent_more_work_is_slower_than_the_baseline(of_20_ms: Path, paths
     assert not allowed.baseline.regressed
 
 
+@on_a_noisy_machine
 def test_a_slower_machine_is_no_slower_model(
     of_20_ms: Path, paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +128,7 @@ def test_a_slower_machine_is_no_slower_model(
     assert any("0.80 times as fast" in note for note in report.baseline.notes)
 
 
+@on_a_noisy_machine
 def test_latencies_of_a_server_are_compared_too(paths: list[Path], tmp_path: Path) -> None:
     server = (Scenario(name="server", rate=30),)
     plan = Plan(seconds=3.0, min_count=5)
@@ -222,6 +224,7 @@ def test_a_baseline_of_another_load(of_20_ms: Path, paths: list[Path]) -> None:
         bench.run()
 
 
+@on_a_noisy_machine
 def test_a_sweep_finds_the_best(paths: list[Path]) -> None:
     """20 ms a batch of whatever size: larger batches are faster, and their queries take as long."""
     layouts = (Layout(batch=1), Layout(batch=4), Layout(batch=2), Layout(batch=8))
