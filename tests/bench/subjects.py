@@ -11,7 +11,7 @@ from tests.runtime.models import tiny_manifest
 from trt_yolo.bench.subject import Layout, Subject
 from trt_yolo.runtime.worker import BackendSpec
 
-ATTEMPTS = 4
+ATTEMPTS = 6
 
 
 def null_spec(delays_ms: Sequence[float], *, batch: int = 1) -> BackendSpec:

@@ -278,6 +278,7 @@ def test_an_interrupt_before_anything_was_measured(paths: list[Path]) -> None:
         _bench(paths, say, models=("20",)).run()
 
 
+@on_a_noisy_machine
 def test_lost_workers_cost_what_they_cost_and_no_image(paths: list[Path]) -> None:
     report = _bench(
         paths, models=("10",), layouts=(Layout(workers=2),), kill_every_s=0.5, scopes=("e2e",),
