@@ -12,8 +12,6 @@ from trt_yolo.bench.figures import Figures
 from trt_yolo.bench.result import Report, Run
 
 _NEAR = 0.9
-_FEW = 1_000
-_LATE = 0.5
 
 
 def advice_for(report: Report) -> Iterator[str]:

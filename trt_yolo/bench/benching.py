@@ -29,7 +29,6 @@ from trt_yolo.bench.subject import Layout, Subject, open_subject
 from trt_yolo.bench.window import Contender, Window
 from trt_yolo.bench.yardstick import Yardstick
 from trt_yolo.errors import InputError, TrtYoloError
-from trt_yolo.export.weights import find_weights
 from trt_yolo.telemetry import PowerMeter
 from trt_yolo.version import __version__
 
@@ -49,6 +48,7 @@ class Bench:
         paths: Readable image files.
         data: Where they came from, for the report.
         command: The command line, for the report.
+        weights: The first model's checkpoint, for peers that need it.
         say: Called after each window.
         on_start: Called with what is measured next.
         on_note: Called with what was left out, and why.
@@ -69,12 +69,14 @@ class Bench:
         *,
         data: str,
         command: str = "",
+        weights: Path | None = None,
         say: Say | None = None,
         on_start: OnStart | None = None,
         on_note: OnStart | None = None,
         opened: Opened = open_subject,
     ) -> None:
         self.options, self.paths, self.data, self.command = options, paths, data, command
+        self._weights = weights
         self.collected: dict[tuple[str, Setting, str], Collected] = {}
         self.is_partial = False
         self.failure: TrtYoloError | None = None
@@ -171,14 +173,11 @@ class Bench:
         """Those that run beside the first model under `offline`."""
         if not self.options.peers or not any(scenario.name == "offline" for scenario in scenarios):
             return ()
-        model = self.options.models[0]
-        is_graph = model is not None and Path(model).suffix.lower() in (".onnx", ".engine", ".plan")
-        weights = None if is_graph else find_weights(model)
-        names, missing = chosen_peers(self.options.peers, subject, weights)
+        names, missing = chosen_peers(self.options.peers, subject, self._weights)
         for line in missing:
             self._on_note(line)
         self._on_start(f"starting {', '.join(names)}")
-        return stack.enter_context(open_peers(names, subject, weights))
+        return stack.enter_context(open_peers(names, subject, self._weights))
 
     def _measure_scenario(
         self,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trt_yolo.bench.scenario import Scenario, ScenarioName
     from trt_yolo.runtime.results import Policy
 
+_SECONDS = 5.0
 _REGRESSED = 3
 _INTERRUPTED = 130
 
@@ -45,8 +46,14 @@ def bench(
         typer.Option(help="Images: a file, folder or glob.", show_default="demo scenes"),
     ] = None,
     duration: Annotated[
-        float, typer.Option("--duration", "--seconds", help="Seconds for each scope of each load, at least.")
-    ] = 5.0,
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            "--duration",
+            "--seconds",
+            help="Seconds for each scope of each load, at least.",
+            show_default="5; with --runtime 120",
+        ),
+    ] = None,
     min_count: Annotated[int, typer.Option(help="Queries of each scope of each load, at least.")] = 30,
     scope: Annotated[
         str, typer.Option(help="e2e: files to detections; infer: slot to slot; engine: the bare backend.")
@@ -142,9 +149,8 @@ def bench(
     if runtime:
         _refuse_with_runtime(models, loads=loads, batch=batch)
         model = models[0] if models else None
-        seconds = None if duration == 5.0 else duration
         only = {"workers": _single(workers, "--workers"), "threads": _single(threads, "--threads")}
-        bench_runtime(model, data, seconds=seconds, only_json=json_line, **only)
+        bench_runtime(model, data, seconds=duration, only_json=json_line, **only)
         return
     options = BenchOptions(
         models=tuple(models) or (None,),
@@ -159,7 +165,7 @@ def bench(
             graphs=graphs,
         ),
         scopes=scopes_of(scope),
-        plan=Plan(seconds=duration, min_count=min_count),
+        plan=Plan(seconds=_SECONDS if duration is None else duration, min_count=min_count),
         seed=seed,
         find_rate=find_rate,
         p99_ms=None if p99 is None else milliseconds_of(p99, "--p99"),
@@ -295,9 +301,25 @@ def _measured(options: BenchOptions, paths: list[Path], source: str) -> tuple[Be
         logging.getLogger("trt_yolo.runtime.supervision").setLevel(logging.ERROR)
     with _progress() as (say, on_start):
         under_way = Bench(
-            options, paths, data=source, command=command, say=say, on_start=on_start, on_note=warn
+            options,
+            paths,
+            data=source,
+            command=command,
+            weights=_weights(options),
+            say=say,
+            on_start=on_start,
+            on_note=warn,
         )
         return under_way, under_way.run()
+
+
+def _weights(options: BenchOptions) -> Path | None:
+    """The checkpoint of the first model, for peers; None where there is none, or nobody asked for peers."""
+    from trt_yolo.export.weights import find_weights
+
+    model = options.models[0]
+    is_artifact = model is not None and Path(model).suffix.lower() in (".onnx", ".engine", ".plan")
+    return None if is_artifact or not options.peers else find_weights(model)
 
 
 @contextlib.contextmanager
