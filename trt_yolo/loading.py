@@ -6,12 +6,15 @@ as it is.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from trt_yolo.backends.onnxruntime_providers import ProviderName, chosen_provider
 from trt_yolo.cores import available_cores, share_cores
+from trt_yolo.engine.device import devices as gpus_that_answer
 from trt_yolo.errors import InputError
 from trt_yolo.runtime.model import Model
 from trt_yolo.runtime.options import PoolOptions
@@ -27,8 +30,11 @@ BackendName = Literal["auto", "onnxruntime", "null"]
 MOST_STREAMS = 16
 
 _ONNXRUNTIME = "trt_yolo.backends.onnxruntime:OnnxRuntimeBackend"
+_ONNXRUNTIME_GPU = "trt_yolo.backends.onnxruntime_gpu:OnnxRuntimeGpuBackend"
 _TENSORRT = "trt_yolo.backends.tensorrt:TensorRTBackend"
 _NULL = "trt_yolo.backends.null:null_from_manifest"
+
+_log = logging.getLogger(__name__)
 
 
 def load(
@@ -43,6 +49,7 @@ def load(
     timeout_s: float = 60.0,
     max_restarts: int = 60,
     backend: BackendName = "auto",
+    provider: ProviderName = "auto",
     rebuild: bool = False,
     devices: Sequence[int] = (0,),
     streams: int | None = None,
@@ -66,11 +73,13 @@ def load(
         max_restarts: More replacements than that within a minute close the model, with the last one's cause.
         backend: `auto`: TensorRT for an engine, ONNX Runtime for the rest; `onnxruntime`, or `null` (computes
             nothing).
+        provider: What ONNX Runtime runs on: `cpu`, `cuda`, `tensorrt` or `nv-tensorrt-rtx`; `auto`: CUDA where a GPU
+            answers and this ONNX Runtime has it, else the CPU, and the log says why.
         rebuild: An engine that does not load here is built anew from the ONNX that its manifest names.
-        devices: The GPUs of an engine, as CUDA counts; each has so many `workers`.
-        streams: Batches of an engine that are under way at once, in each worker; None: 2.
-        graphs: Whether an engine's batches are captured as CUDA graphs.
-        spin: Wait for an engine without sleeping: lowest latency, and a core busy for each worker.
+        devices: The GPUs, as CUDA counts; each has so many `workers`.
+        streams: Batches that are under way on a GPU at once, in each worker; None: 2.
+        graphs: Whether a GPU's batches are captured as CUDA graphs.
+        spin: Wait for a GPU without sleeping: lowest latency, and a core busy for each worker.
 
     Raises:
         InputError: No such file, a file of another kind, or a number outside its range.
@@ -84,7 +93,7 @@ def load(
     check_counts(workers=workers, threads=threads, decode_threads=decode_threads)
     check_counts(slots=slots, max_batch=max_batch)
     _check_times(max_delay_ms=max_delay_ms, timeout_s=timeout_s, max_restarts=max_restarts)
-    gpu = GpuOptions(devices=tuple(devices), streams=streams, graphs=graphs, spin=spin)
+    gpu = GpuOptions(devices=tuple(devices), streams=streams, graphs=graphs, spin=spin, provider=provider)
     gpu.check(model, workers=workers, slots=slots)
     options = PoolOptions(
         workers=workers * len(gpu.devices),
@@ -101,19 +110,29 @@ def load(
 
 @dataclass(frozen=True, kw_only=True)
 class GpuOptions:
-    """How an engine runs; see `load`."""
+    """How a model runs on GPUs; see `load`."""
 
     devices: tuple[int, ...] = (0,)
     streams: int | None = None
     graphs: bool = True
     spin: bool = False
+    provider: ProviderName = "auto"
 
     def check(self, model: str | Path | None, *, workers: int, slots: int) -> None:
-        """Raises InputError for what makes no sense, or not with this model."""
-        if self != GpuOptions() and not (model is not None and is_engine(model)):
+        """Raises InputError for what makes no sense, or not with this model; see also `chosen_provider`."""
+        on_gpu = model is not None and is_engine(model)
+        if on_gpu and self.provider != "auto":
             raise InputError(
-                f"devices, streams, graphs and spin are for an .engine, and {model or 'the demo'} is none"
+                f"provider {self.provider} is for an .onnx, and {model} is an engine; leave it out"
             )
+        if not on_gpu:
+            name, reason = chosen_provider(self.provider)
+            if name == "cpu" and replace(self, provider="auto") != GpuOptions():
+                why = reason or "the provider cpu was asked for"
+                raise InputError(
+                    f"devices, streams, graphs and spin are for a GPU, and {model or 'the demo'} would run on the "
+                    f"CPU: {why}"
+                )
         if not self.devices or not all(isinstance(one, int) and 0 <= one < 64 for one in self.devices):
             raise InputError(f"devices is {list(self.devices)}; give numbers of GPUs from 0, such as [0, 1]")
         if len(self.devices) > 1 and workers == 0:
@@ -156,7 +175,22 @@ def backend_spec(
         return BackendSpec(
             factory=_TENSORRT, options={"engine": engine, **gpu.of_backend()}, devices=gpu.devices
         )
-    return BackendSpec(factory=_ONNXRUNTIME, options={"model": str(_artifact(model))}, takes_threads=True)
+    return _spec_of_onnx(_artifact(model), gpu)
+
+
+def _spec_of_onnx(path: Path, gpu: GpuOptions) -> BackendSpec:
+    name, reason = chosen_provider(gpu.provider)
+    if name != "cpu" and gpu.provider == "auto" and _onnx_manifest(path).target == "cpu":
+        name, reason = "cpu", "its INT8 is laid out for one"
+    if name == "cpu":
+        if reason:
+            level = logging.WARNING if gpus_that_answer() else logging.INFO
+            _log.log(level, "%s runs on the CPU: %s", path, reason)
+        return BackendSpec(factory=_ONNXRUNTIME, options={"model": str(path)}, takes_threads=True)
+    from trt_yolo.export.weights import cache_folder
+
+    options = {"model": str(path), "provider": name, "cache": str(cache_folder() / "onnxruntime")}
+    return BackendSpec(factory=_ONNXRUNTIME_GPU, options=options | gpu.of_backend(), devices=gpu.devices)
 
 
 def is_engine(model: str | Path) -> bool:
@@ -185,23 +219,23 @@ def _manifest(model: str | Path | None) -> Manifest:
                 f"{model} has no manifest, so that only TensorRT knows its sizes; give the .onnx"
             )
         return manifest
-    from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
-
-    with OnnxRuntimeBackend(_artifact(model), threads=1) as loaded:
-        return loaded.manifest
+    return _onnx_manifest(_artifact(model))
 
 
-def load_backend(model: str | Path | None = None, *, threads: int | None = None) -> Backend:
+def _onnx_manifest(path: Path) -> Manifest:
+    from trt_yolo.backends.onnxruntime import open_session, session_manifest
+
+    return session_manifest(open_session(path, threads=1, optimize=False), str(path))
+
+
+def load_backend(
+    model: str | Path | None = None, *, threads: int | None = None, provider: ProviderName = "auto"
+) -> Backend:
     """What is under `load`: letterboxed frames in, rows out. Arguments and errors are those of `load`."""
     check_counts(threads=threads)
-    if model is not None and is_engine(model):
-        from trt_yolo.backends.tensorrt import TensorRTBackend
-
-        return TensorRTBackend(loadable_engine(model, rebuild=False))
-    path = _artifact(model)
-    from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
-
-    return OnnxRuntimeBackend(path, threads=threads)
+    gpu = GpuOptions(provider=provider)
+    gpu.check(model, workers=0, slots=MOST_STREAMS)
+    return backend_spec(model, gpu=gpu).of_worker(0).build(threads or len(available_cores()))
 
 
 def threads_of_worker(workers: int, threads: int | None) -> int:

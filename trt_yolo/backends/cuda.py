@@ -72,7 +72,7 @@ class Gpu:
         except self._cuda.MemoryError as error:
             raise BackendError(self._out_of_memory()) from error
         except self._cuda.Error as error:
-            raise self._in_words(error) from error
+            raise self.refused(error) from error
         finally:
             self._cuda.Context.pop()
 
@@ -157,6 +157,23 @@ class Gpu:
         """Gives back a captured graph."""
         self._bindings.cuGraphExecDestroy(graph)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has its context."""
+        return self._context is not None
+
+    def refused(self, error: object) -> BackendError:
+        """What to raise where a library of this process reports an error of CUDA's.
+
+        After some errors nothing works in this process any more: the context itself says whether it does.
+        """
+        text = " ".join(str(error).split())
+        try:
+            self._cuda.Context.synchronize()
+        except self._cuda.Error:
+            return DeviceError(f"GPU {self.index} is lost to this process: {text}; a new process can go on")
+        return BackendError(f"GPU {self.index} refuses: {text}")
+
     def close(self) -> None:
         """Unlocks what was page-locked, and lets the context go; calling twice is fine."""
         if self._context is None:
@@ -171,7 +188,7 @@ class Gpu:
 
     def _check(self, error: Any, call: str) -> None:
         if int(error):
-            raise self._in_words(f"{call}: {error}")
+            raise self.refused(f"{call}: {error}")
 
     def _out_of_memory(self, asked: int = 0) -> str:
         free, total = self._cuda.mem_get_info()
@@ -180,15 +197,6 @@ class Gpu:
             f"the memory of GPU {self.index} is full: {wanted}{free >> 20} of {total >> 20} MiB are free; "
             "use fewer workers or streams, a smaller batch, or --workspace when building"
         )
-
-    def _in_words(self, error: object) -> BackendError:
-        """After some errors nothing works in this process any more: the context itself says whether it does."""
-        text = " ".join(str(error).split())
-        try:
-            self._cuda.Context.synchronize()
-        except self._cuda.Error:
-            return DeviceError(f"GPU {self.index} is lost to this process: {text}; a new process can go on")
-        return BackendError(f"GPU {self.index} refuses: {text}")
 
 
 def _imported(module: str) -> Any:

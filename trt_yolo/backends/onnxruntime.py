@@ -47,7 +47,7 @@ class OnnxRuntimeBackend(Backend):
         model = Path(model) if isinstance(model, str) else model
         session = open_session(model, threads=self.threads)
         origin = str(model) if isinstance(model, Path) else "the model"
-        super().__init__(_manifest(session, origin))
+        super().__init__(session_manifest(session, origin))
         self.session = session
         self._origin = origin
         self._inputs = [node.name for node in session.get_inputs()]
@@ -117,16 +117,17 @@ class OnnxRuntimeBackend(Backend):
             yield
         except Exception as error:  # the bindings raise a dozen unrelated classes
             raise BackendError(
-                f"ONNX Runtime failed while running {self._origin}: {_first_line(error)}; export it again"
+                f"ONNX Runtime failed while running {self._origin}: {first_line(error)}; export it again"
             ) from error
 
 
-def open_session(model: Path | bytes, *, threads: int) -> Any:
+def open_session(model: Path | bytes, *, threads: int, optimize: bool = True) -> Any:
     """An `onnxruntime.InferenceSession` of any ONNX model, on the CPU.
 
     Args:
         model: Path of an `.onnx` file, or the file's bytes.
         threads: CPU threads of one inference.
+        optimize: Whether it is made ready to run, not only to be asked what it is.
 
     Raises:
         InputError: No such file.
@@ -148,7 +149,9 @@ def open_session(model: Path | bytes, *, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
     options.intra_op_num_threads = threads
-    content = str(_existing(model)) if isinstance(model, Path) else model
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    content = str(existing(model)) if isinstance(model, Path) else model
     try:
         return onnxruntime.InferenceSession(
             content, options, providers=["CPUExecutionProvider"], enable_fallback=0
@@ -156,16 +159,22 @@ def open_session(model: Path | bytes, *, threads: int) -> Any:
     except Exception as error:
         name = str(model) if isinstance(model, Path) else "the model"
         raise BackendError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load {name}: {_first_line(error)}; "
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {name}: {first_line(error)}; "
             "export it again, or give the .onnx that trt-yolo or Ultralytics wrote"
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says first, on one line."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _existing(path: Path) -> Path:
+def existing(path: Path) -> Path:
+    """The path of an `.onnx` that is there.
+
+    Raises:
+        InputError: It is not, or is a folder, or empty.
+    """
     if not os.path.exists(path):  # unlike Path.exists, never raises
         raise InputError(f"no such file: {path}; give the path of an .onnx model")
     if path.is_dir():
@@ -175,7 +184,12 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _manifest(session: Any, origin: str) -> Manifest:
+def session_manifest(session: Any, origin: str) -> Manifest:
+    """What a session's model is; `origin` is named in errors.
+
+    Raises:
+        UnsupportedModelError: No YOLOv8 detection model.
+    """
     try:
         metadata = session.get_modelmeta().custom_metadata_map
     except UnicodeDecodeError as error:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trt_yolo.backends.onnxruntime_providers import ProviderName
 from trt_yolo.bench.measuring import Plan
 from trt_yolo.bench.peers.choosing import check_names
 from trt_yolo.bench.result import SCOPES
@@ -122,6 +123,7 @@ def layouts_of(
     decode_threads: int | None,
     devices: tuple[int, ...],
     graphs: bool,
+    provider: ProviderName = "auto",
 ) -> tuple[Layout, ...]:
     """Every combination, in the order of their options.
 
@@ -137,7 +139,7 @@ def layouts_of(
             workers=worker,
             threads=thread,
             decode_threads=decode_threads,
-            gpu=GpuOptions(devices=devices, streams=stream, graphs=graphs),
+            gpu=GpuOptions(devices=devices, streams=stream, graphs=graphs, provider=provider),
         )
         for batch, worker, thread, stream in combined
     )

@@ -29,7 +29,7 @@ from trt_yolo.bench.window import Contender
 from trt_yolo.cores import available_cores, default_decode_threads, share_cores
 from trt_yolo.errors import InputError
 from trt_yolo.export.writing import file_sha256
-from trt_yolo.loading import MOST_STREAMS, GpuOptions, backend_spec, check_counts, is_engine
+from trt_yolo.loading import MOST_STREAMS, GpuOptions, backend_spec, check_counts
 from trt_yolo.manifest import Manifest
 from trt_yolo.runtime.model import Model
 from trt_yolo.runtime.options import PoolOptions
@@ -201,6 +201,5 @@ def open_subject(model: str | None, layout: Layout, paths: Sequence[Path], name:
     """
     gpu = layout.gpu
     gpu.check(model, workers=layout.workers, slots=MOST_STREAMS + 2)
-    is_on_gpu = model is not None and is_engine(model)
-    spec = backend_spec(model, gpu=gpu if is_on_gpu else None)
+    spec = backend_spec(model, gpu=gpu)
     return Subject(name, spec, layout, paths)

@@ -9,13 +9,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional, cast
 
 import typer
 
 from trt_yolo.cli.bench_runtime import bench_runtime
 
 if TYPE_CHECKING:
+    from trt_yolo.backends.onnxruntime_providers import ProviderName
     from trt_yolo.bench.benching import Bench
     from trt_yolo.bench.measuring import Progress
     from trt_yolo.bench.options import BenchOptions
@@ -89,14 +90,17 @@ def bench(
     ] = None,
     streams: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Batches of an engine under way at once; several make a sweep.", show_default="2"),
+        typer.Option(help="Batches under way on a GPU at once; several make a sweep.", show_default="2"),
     ] = None,
     decode_threads: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(help="Threads that decode and letterbox.", show_default="half of the cores, 2 to 8"),
     ] = None,
-    devices: Annotated[str, typer.Option(help="GPUs of an engine, such as 0,1.")] = "0",
-    graphs: Annotated[bool, typer.Option(help="Whether batches of an engine are captured as graphs.")] = True,
+    devices: Annotated[str, typer.Option(help="GPUs, such as 0,1.")] = "0",
+    graphs: Annotated[bool, typer.Option(help="Whether a GPU's batches are captured as graphs.")] = True,
+    provider: Annotated[
+        str, typer.Option(help="For an .onnx: auto, cpu, cuda, tensorrt or nv-tensorrt-rtx.")
+    ] = "auto",
     peers: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="With offline: others on the same images, all or names."),
@@ -163,6 +167,7 @@ def bench(
             decode_threads=decode_threads,
             devices=tuple(devices_of(devices)),
             graphs=graphs,
+            provider=cast("ProviderName", provider),
         ),
         scopes=scopes_of(scope),
         plan=Plan(seconds=_SECONDS if duration is None else duration, min_count=min_count),

@@ -8,7 +8,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional, cast
 
 import typer
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from trt_yolo.backends.onnxruntime_providers import ProviderName
     from trt_yolo.detections import Detections
     from trt_yolo.media.writers import WriterPool
 
@@ -43,11 +44,14 @@ def predict(
     ] = None,
     streams: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(help="Batches of an engine under way at once, in each worker.", show_default="2"),
+        typer.Option(help="Batches under way on a GPU at once, in each worker.", show_default="2"),
     ] = None,
-    devices: Annotated[str, typer.Option(help="GPUs of an engine, such as 0,1.")] = "0",
+    devices: Annotated[str, typer.Option(help="GPUs, such as 0,1.")] = "0",
+    provider: Annotated[
+        str, typer.Option(help="For an .onnx: auto, cpu, cuda, tensorrt or nv-tensorrt-rtx.")
+    ] = "auto",
     spin: Annotated[
-        bool, typer.Option("--spin", help="Wait for an engine without sleeping: lowest latency.")
+        bool, typer.Option("--spin", help="Wait for a GPU without sleeping: lowest latency.")
     ] = False,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Build an engine anew that does not load here.")
@@ -74,6 +78,7 @@ def predict(
             streams=streams,
             devices=devices_of(devices),
             spin=spin,
+            provider=cast("ProviderName", provider),
         ) as loaded,
         _table_at_last(rows),
         progress_bar() as bar,

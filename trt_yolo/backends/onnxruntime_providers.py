@@ -1,0 +1,217 @@
+"""ONNX Runtime's execution providers: which there are, what each is told, which one a model gets.
+
+Names and numbers in and out, but for the question what the installed ONNX Runtime has. Knows no sessions.
+Options: onnxruntime.ai/docs/execution-providers, pages CUDA, TensorRT and TensorRT RTX.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from trt_yolo.engine.device import devices
+from trt_yolo.errors import InputError, MissingDependencyError
+from trt_yolo.manifest import Manifest
+
+ProviderName = Literal["auto", "cpu", "cuda", "tensorrt", "nv-tensorrt-rtx"]
+
+Options = dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a session on a GPU is to be.
+
+    Attributes:
+        device: The GPU, as CUDA counts.
+        stream: Address of the CUDA stream that everything runs in.
+        graphs: Whether it captures CUDA graphs by itself.
+        manifest: What the model is.
+        cache: Folder for what a provider builds; None: it is not kept.
+    """
+
+    device: int
+    stream: int
+    graphs: bool
+    manifest: Manifest
+    cache: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provider:
+    """One of ONNX Runtime's providers for GPUs.
+
+    Attributes:
+        registered: As ONNX Runtime calls it.
+        options: What it is told.
+        memory: Where a bound tensor lies, as ONNX Runtime calls it.
+        graphs_by_number: Whether a session keeps several captured graphs, each under a number of its own.
+        beside: What runs the operators that it does not take.
+        plugin: Package that brings it to an ONNX Runtime which was built without it.
+    """
+
+    registered: str
+    options: Callable[[Asked], Options]
+    memory: str = "cuda"
+    graphs_by_number: bool = False
+    beside: tuple[str, ...] = ()
+    plugin: str = ""
+
+    def chain(self, asked: Asked) -> list[tuple[str, Options]]:
+        """The `providers` of a session: this one, and what runs the operators that it does not take."""
+        others = [(PROVIDERS[name].registered, PROVIDERS[name].options(asked)) for name in self.beside]
+        return [(self.registered, self.options(asked)), *others]
+
+    def may_capture(self, manifest: Manifest) -> bool:
+        """Whether it can capture what is run.
+
+        Several batch sizes need several graphs; and a head graph's images lie at another address each time.
+        """
+        is_static = manifest.batch.minimum == manifest.batch.maximum
+        return manifest.graph != "head" and (is_static or self.graphs_by_number)
+
+
+def _on_device(asked: Asked) -> Options:
+    return {"device_id": str(asked.device), "user_compute_stream": str(asked.stream)}
+
+
+def _cuda(asked: Asked) -> Options:
+    return _on_device(asked) | {
+        "enable_cuda_graph": _flag(asked.graphs),
+        "arena_extend_strategy": "kSameAsRequested",  # twice as much each time is for models that grow
+    }
+
+
+def _tensorrt(asked: Asked) -> Options:
+    lower = (
+        asked.manifest.precision != "fp32"
+    )  # its networks are not strongly typed: it may use what is named
+    return (
+        _on_device(asked)
+        | {
+            "trt_cuda_graph_enable": _flag(asked.graphs),
+            "trt_fp16_enable": _flag(lower),
+            "trt_int8_enable": _flag(asked.manifest.precision == "int8"),
+        }
+        | _kept(
+            asked,
+            "trt_engine_cache_path",
+            "trt_timing_cache_path",
+            also=("trt_engine_cache_enable", "trt_timing_cache_enable"),
+        )
+        | _profile(asked.manifest, "trt_profile_{}_shapes")
+    )
+
+
+def _tensorrt_rtx(asked: Asked) -> Options:
+    return (
+        _on_device(asked)
+        | {
+            "has_user_compute_stream": "1",
+            "enable_cuda_graph": _flag(asked.graphs),
+        }
+        | _kept(asked, "nv_runtime_cache_path")
+        | _profile(asked.manifest, "nv_profile_{}_shapes")
+    )
+
+
+def _kept(asked: Asked, *paths: str, also: tuple[str, ...] = ()) -> Options:
+    """Options that name the cache, and those that turn it on; none where there is no cache."""
+    if asked.cache is None:
+        return {}
+    return dict.fromkeys(paths, str(asked.cache)) | dict.fromkeys(also, "1")
+
+
+def _profile(manifest: Manifest, option: str) -> Options:
+    """The range of a dynamic batch; static ones need none."""
+    batch = manifest.batch
+    if batch.minimum == batch.maximum or manifest.graph == "head":
+        return {}
+    frame = "x".join(str(side) for side in (*manifest.imgsz_hw, 3))
+    sizes = {"min": batch.minimum, "opt": batch.maximum, "max": batch.maximum}
+    return {option.format(end): f"frames:{size}x{frame}" for end, size in sizes.items()}
+
+
+def _flag(on: bool) -> str:
+    return "1" if on else "0"
+
+
+PROVIDERS: dict[str, Provider] = {
+    "cuda": Provider(registered="CUDAExecutionProvider", options=_cuda, graphs_by_number=True),
+    "tensorrt": Provider(registered="TensorrtExecutionProvider", options=_tensorrt, beside=("cuda",)),
+    "nv-tensorrt-rtx": Provider(
+        registered="NvTensorRTRTXExecutionProvider",
+        options=_tensorrt_rtx,
+        plugin="onnxruntime_ep_nv_tensorrt_rtx",
+    ),
+}
+
+
+def chosen_provider(wanted: str) -> tuple[str, str]:
+    """Which provider runs a model, and why it is the CPU where nobody asked for that.
+
+    Args:
+        wanted: `auto`: CUDA where a GPU answers and this ONNX Runtime has it, else the CPU.
+
+    Raises:
+        InputError: There is no provider of that name.
+        MissingDependencyError: This ONNX Runtime does not have it, or no GPU answers.
+    """
+    if wanted not in get_args(ProviderName):
+        raise InputError(f"no provider {wanted!r}; give {', '.join(get_args(ProviderName))}")
+    if wanted == "cpu":
+        return "cpu", ""
+    reason = unusable(wanted if wanted != "auto" else "cuda")
+    if not reason:
+        return ("cuda" if wanted == "auto" else wanted), ""
+    if wanted == "auto":
+        return "cpu", reason
+    raise MissingDependencyError(f"--provider {wanted} cannot be used here: {reason}")
+
+
+def unusable(provider: str) -> str:
+    """Why a provider for GPUs cannot be used here; empty where it can."""
+    if not devices():
+        return "no NVIDIA GPU answers; see trt-yolo doctor"
+    known = PROVIDERS[provider]
+    try:
+        onnxruntime = importlib.import_module("onnxruntime")
+    except ImportError:
+        return "onnxruntime is not installed: pip install onnxruntime-gpu"
+    offered = onnxruntime.get_available_providers()
+    if known.registered in offered:
+        return ""
+    if known.plugin and importlib.util.find_spec(known.plugin):
+        is_new = hasattr(onnxruntime, "get_ep_devices")
+        return "" if is_new else f"ONNX Runtime {onnxruntime.__version__} takes no plugins: 1.23 or later does"
+    lacking = f"ONNX Runtime {onnxruntime.__version__} has {', '.join(offered)}, not {known.registered}"
+    if known.plugin:
+        return f"{lacking}: pip install {known.plugin.replace('_', '-')}"
+    return f"{lacking}: pip uninstall onnxruntime, then pip install onnxruntime-gpu"
+
+
+def missing_libraries(onnxruntime: Any) -> str:
+    """Which of CUDA's libraries a provider could not have loaded; empty where all of them are there."""
+    cuda = str(getattr(onnxruntime, "cuda_version", "") or "12").split(".")[0]
+    wanted = ["libcuda.so.1", f"libcudart.so.{cuda}", f"libcublas.so.{cuda}", f"libcublasLt.so.{cuda}"]
+    absent = [name for name in (*wanted, "libcudnn.so.9") if not _loads(name)]
+    if not absent or os.name == "nt":
+        return ""
+    return (
+        f"{', '.join(absent)} cannot be loaded, and it was built for CUDA {cuda} with cuDNN 9: "
+        "pip install 'onnxruntime-gpu[cuda,cudnn]', or put them on LD_LIBRARY_PATH"
+    )
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
