@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,9 +16,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from trt_yolo.errors import MissingDependencyError
 from trt_yolo.runtime.batching import Lane
 from trt_yolo.runtime.jobs import Job, StageTimes, Thresholds
+from trt_yolo.runtime.model import Model
+from trt_yolo.runtime.options import PoolOptions
+from trt_yolo.runtime.pool import Pool
 from trt_yolo.runtime.ring import RingShape
 from trt_yolo.runtime.stats import Ledger, SourceStats, Stats, WorkerStats
 from trt_yolo.runtime.supervision import Post
+from trt_yolo.runtime.worker import BackendSpec
+from trt_yolo.telemetry import GpuReading
 
 SHAPE = RingShape(slots=4, batch=2, imgsz_hw=(32, 64), rows=20)
 STATS = Stats(
@@ -121,6 +128,68 @@ def test_counters_are_counters_and_gauges_are_gauges() -> None:
 
 def test_asking_prometheus_twice_gives_the_same_text() -> None:
     assert STATS.prometheus() == STATS.prometheus()
+
+
+GPUS = (
+    GpuReading(index=0, utilisation=97.0, power_w=281.5, temperature_c=61, sm_mhz=1710, throttled_by=()),
+    GpuReading(index=3, memory_used_bytes=5 << 30, throttled_by=("power limit", "temperature")),
+)
+
+
+def test_prometheus_reads_what_gpus_say_and_nothing_else() -> None:
+    samples = {
+        key: value
+        for key, value in _gpu_samples(dataclasses.replace(STATS, gpus=GPUS).prometheus()).items()
+        if key[0].startswith("trt_yolo_gpu_")
+    }
+    assert samples == {
+        ("trt_yolo_gpu_utilisation", "0", ""): 97.0,
+        ("trt_yolo_gpu_power_w", "0", ""): 281.5,
+        ("trt_yolo_gpu_temperature_c", "0", ""): 61.0,
+        ("trt_yolo_gpu_sm_mhz", "0", ""): 1710.0,
+        ("trt_yolo_gpu_memory_used_bytes", "3", ""): float(5 << 30),
+        ("trt_yolo_gpu_throttled", "3", "power limit"): 1.0,
+        ("trt_yolo_gpu_throttled", "3", "temperature"): 1.0,
+    }
+    assert "trt_yolo_gpu" not in STATS.prometheus()
+
+
+def _gpu_samples(text: str) -> dict[tuple[str, str, str], float]:
+    return {
+        (sample.name, sample.labels.get("gpu", ""), sample.labels.get("reason", "")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_gpus_are_in_the_dictionary_too() -> None:
+    gpus = dataclasses.replace(STATS, gpus=GPUS).to_dict()["gpus"]
+    assert [one["index"] for one in json.loads(json.dumps(gpus))] == [0, 3]
+    assert gpus[0]["power_w"] == 281.5
+    assert gpus[0]["memory_used_bytes"] is None
+
+
+def test_a_model_says_what_its_gpus_say(monkeypatch: pytest.MonkeyPatch, demo_onnx: Path) -> None:
+    """Of the devices that its workers use, asked when `stats` is; a model on the CPU asks nobody."""
+    asked: list[tuple[int, ...]] = []
+
+    def readings(indices: tuple[int, ...]) -> list[GpuReading]:
+        asked.append(tuple(indices))
+        return [GpuReading(index=index, power_w=10.0 * len(asked)) for index in indices]
+
+    monkeypatch.setattr("trt_yolo.runtime.pool.gpu_readings", readings)
+    backend = {
+        "factory": "trt_yolo.backends.onnxruntime:OnnxRuntimeBackend",
+        "options": {"model": str(demo_onnx)},
+    }
+    pool = Pool(BackendSpec(**backend, takes_threads=True), PoolOptions())
+    with Model(pool) as model:
+        assert model.stats().gpus == ()
+        assert asked == []
+        pool._backend = BackendSpec(**backend, devices=(0, 2))
+        assert [one.power_w for one in model.stats().gpus] == [10.0, 10.0]
+        assert [one.index for one in model.stats().gpus] == [0, 2]
+        assert asked == [(0, 2), (0, 2)]
 
 
 def test_without_prometheus_client_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

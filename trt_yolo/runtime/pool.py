@@ -36,6 +36,7 @@ from trt_yolo.runtime.ring import Answer, RingError, State
 from trt_yolo.runtime.stats import Ledger, Stats
 from trt_yolo.runtime.supervision import Patience, Supervisor
 from trt_yolo.runtime.worker import BackendSpec, WorkerSpec
+from trt_yolo.telemetry import gpu_readings
 
 _CHECK_S = 1.0
 _LOOK_ROUND_S = 0.02
@@ -223,7 +224,8 @@ class Pool:
 
     def stats(self) -> Stats:
         """What has been done so far."""
-        return self._ledger.stats(self._supervisor.posts, waiting=len(self._jobs))
+        gpus = gpu_readings(self._backend.devices) if self._backend.devices else ()
+        return self._ledger.stats(self._supervisor.posts, waiting=len(self._jobs), gpus=gpus)
 
     def close(self, *, drain: bool = True) -> None:
         """Ends the workers and gives everything back; calling twice is fine.

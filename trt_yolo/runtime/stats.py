@@ -11,6 +11,7 @@ from typing import Any
 from trt_yolo.errors import MissingDependencyError
 from trt_yolo.runtime.jobs import Job, StageTimes
 from trt_yolo.runtime.supervision import Post
+from trt_yolo.telemetry import GpuReading
 
 _STAGES = dataclasses.fields(StageTimes)
 
@@ -73,6 +74,7 @@ class Stats:
         shared_memory_bytes: Of all rings: slots x (batch x frame + rows + header), for each worker.
         workers: Each worker.
         sources: Each stream that was given a name, by that name.
+        gpus: Each GPU that its workers use, as it is at this moment, by NVML; what it does not say is None.
     """
 
     seconds: float
@@ -84,6 +86,7 @@ class Stats:
     shared_memory_bytes: int
     workers: tuple[WorkerStats, ...]
     sources: Mapping[str, SourceStats]
+    gpus: tuple[GpuReading, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -152,6 +155,35 @@ class _Collector:
             for source, counts in stats.sources.items():
                 family.add_metric([source], getattr(counts, name))
             yield family
+        yield from _gpu_families(stats.gpus)
+
+
+def _gpu_families(gpus: Sequence[GpuReading]) -> Iterator[Any]:
+    """What GPUs say of themselves; a family is left out where none of them says it."""
+    from prometheus_client.core import GaugeMetricFamily
+
+    for name, text in (
+        ("utilisation", "Percent of the last moments in which something ran."),
+        ("memory_used_bytes", "Memory in use, by whoever."),
+        ("sm_mhz", "Clock of its processors."),
+        ("memory_mhz", "Clock of its memory."),
+        ("power_w", "What it draws."),
+        ("temperature_c", "How hot it is."),
+    ):
+        known = [(gpu.index, value) for gpu in gpus if (value := getattr(gpu, name)) is not None]
+        if known:
+            family = GaugeMetricFamily(f"trt_yolo_gpu_{name}", text, labels=["gpu"])
+            for index, value in known:
+                family.add_metric([str(index)], value)
+            yield family
+    reasons = [(gpu.index, reason) for gpu in gpus for reason in gpu.throttled_by or ()]
+    if reasons:
+        family = GaugeMetricFamily(
+            "trt_yolo_gpu_throttled", "1 while its clocks are held back.", labels=["gpu", "reason"]
+        )
+        for index, reason in reasons:
+            family.add_metric([str(index), reason], 1)
+        yield family
 
 
 @dataclass(eq=False, slots=True)
@@ -204,7 +236,7 @@ class Ledger:
         if name is not None:
             self._sources[name] = SourceStats(frames=frames, dropped=dropped)
 
-    def stats(self, posts: Sequence[Post], *, waiting: int) -> Stats:
+    def stats(self, posts: Sequence[Post], *, waiting: int, gpus: Sequence[GpuReading] = ()) -> Stats:
         """All of it, as it is now."""
         seconds, frames = time.monotonic() - self._born_s, max(1, self._frames)
         rings = [post.worker.ring for post in posts if post.worker is not None]
@@ -220,6 +252,7 @@ class Ledger:
                 _worker_stats(post, totals, seconds) for post, totals in zip(posts, self._totals, strict=True)
             ),
             sources=dict(self._sources),
+            gpus=tuple(gpus),
         )
 
 
