@@ -57,7 +57,7 @@ def _agree(got: list[Detections], wanted: list[Detections], kind: str) -> None:
 @pytest.mark.parametrize("kind", ["fp32", "fp16", "int8", "dynamic"])
 def test_detections(engines: Engines, images: list[npt.NDArray[np.uint8]], kind: str, workers: int) -> None:
     engine, onnx = engines[kind]
-    with load(onnx) as reference, load(engine, workers=workers) as model:
+    with load(onnx, provider="cpu") as reference, load(engine, workers=workers) as model:
         _agree(model(images), reference(images), kind)
 
 
@@ -67,7 +67,7 @@ def test_streams_and_graphs(
     engines: Engines, images: list[npt.NDArray[np.uint8]], streams: int, graphs: bool
 ) -> None:
     engine, onnx = engines["dynamic"]
-    with load(onnx) as reference:
+    with load(onnx, provider="cpu") as reference:
         wanted = reference(images)
     with load(engine, workers=1, streams=streams, graphs=graphs, slots=streams + 2) as model:
         for _ in range(3):  # plain, captured, replayed
@@ -167,7 +167,7 @@ def test_memory_of_the_device_stays_over_many_inferences(engines: Engines) -> No
 def test_a_worker_that_is_killed_loses_nothing(engines: Engines, images: list[npt.NDArray[np.uint8]]) -> None:
     engine, onnx = engines["fp32"]
     many = images * 40
-    with load(onnx) as reference, load(engine, workers=2) as model:
+    with load(onnx, provider="cpu") as reference, load(engine, workers=2) as model:
         wanted = reference(images)
         results = []
         for result in model.stream(many):

@@ -1,0 +1,163 @@
+"""ONNX Runtime on a GPU finds what it finds on the CPU, captured and not, in one stream and in three."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests.assertions import share_matched
+from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
+from trt_yolo.backends.onnxruntime_gpu import OnnxRuntimeGpuBackend
+from trt_yolo.backends.onnxruntime_providers import PROVIDERS, ProviderName, unusable
+from trt_yolo.demo.scenes import scene
+from trt_yolo.detections import Detections
+from trt_yolo.engine.device import Device
+from trt_yolo.engine.self_test import self_test
+from trt_yolo.export.exporting import ExportOptions, Precision, export_model
+from trt_yolo.export.parity import check_frames
+from trt_yolo.export.weights import demo_checkpoint
+from trt_yolo.loading import load
+from trt_yolo.shapes import BatchRange
+
+pytestmark = pytest.mark.gpu
+
+Onnx = dict[str, Path]
+_TOLERANCE = {"fp32": (0.95, 0.02), "dynamic": (0.95, 0.02), "fp16": (0.9, 0.03), "int8": (0.8, 0.15)}
+
+
+@pytest.fixture(scope="module")
+def onnx(gpu: Device, tmp_path_factory: pytest.TempPathFactory) -> Onnx:
+    """The demo model: fp32, fp16, int8, static, and fp32 with a batch of 1 to 8."""
+    folder = tmp_path_factory.mktemp("onnx")
+    wanted: dict[str, tuple[Precision, BatchRange | None]] = {
+        "fp32": ("fp32", None),
+        "fp16": ("fp16", None),
+        "int8": ("int8", None),
+        "dynamic": ("fp32", BatchRange(1, 8)),
+    }
+    return {
+        name: export_model(
+            demo_checkpoint(), out=folder, options=ExportOptions(precision=precision, batch=batch)
+        )
+        .artifacts[0]
+        .path
+        for name, (precision, batch) in wanted.items()
+    }
+
+
+@pytest.fixture(params=list(PROVIDERS))
+def provider(request: pytest.FixtureRequest) -> ProviderName:
+    """Each provider that this ONNX Runtime has."""
+    name: ProviderName = request.param
+    if reason := unusable(name):
+        pytest.skip(reason)
+    return name
+
+
+@pytest.fixture(scope="module")
+def images() -> list[npt.NDArray[np.uint8]]:
+    return [scene(index).image_bgr for index in range(24)]
+
+
+def _agree(got: list[Detections], wanted: list[Detections], kind: str) -> None:
+    iou, score = _TOLERANCE[kind]
+    found = sum(map(len, wanted))
+    assert found > 50
+    pairs = [share_matched(one, other, iou=iou, score=score) for one, other in zip(got, wanted, strict=True)]
+    assert sum(close for close, _ in pairs) >= 0.95 * found
+    assert sum(extra for _, extra in pairs) <= 0.05 * found
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", list(_TOLERANCE))
+def test_detections(
+    onnx: Onnx, provider: ProviderName, images: list[npt.NDArray[np.uint8]], kind: str, workers: int
+) -> None:
+    with (
+        load(onnx[kind], provider="cpu") as reference,
+        load(onnx[kind], provider=provider, workers=workers) as model,
+    ):
+        wanted = reference(images)
+        for _ in range(3):  # plain, captured, replayed
+            _agree(model(images), wanted, kind)
+
+
+@pytest.mark.parametrize("graphs", [True, False], ids=["graphs", "plain"])
+@pytest.mark.parametrize("streams", [1, 2, 3])
+def test_streams_and_graphs(
+    onnx: Onnx, provider: ProviderName, images: list[npt.NDArray[np.uint8]], streams: int, graphs: bool
+) -> None:
+    with load(onnx["fp32"], provider="cpu") as reference:
+        wanted = reference(images)
+    with load(
+        onnx["fp32"], provider=provider, workers=1, streams=streams, graphs=graphs, slots=streams + 2
+    ) as model:
+        for _ in range(3):
+            _agree(model(images), wanted, "fp32")
+        about = model.stats().workers[0].about
+    assert about["memory"] == "registered"
+    assert about["graphs"] == ("captured by ONNX Runtime" if graphs else "off")
+
+
+@pytest.mark.parametrize("batch", range(1, 9))
+def test_every_batch_size(onnx: Onnx, provider: ProviderName, batch: int) -> None:
+    frames = np.resize(check_frames((256, 256), ()), (batch, 256, 256, 3))
+    with (
+        OnnxRuntimeBackend(onnx["dynamic"]) as reference,
+        OnnxRuntimeGpuBackend(onnx["dynamic"], provider=provider) as backend,
+    ):
+        wanted = reference.infer(frames, conf=0.25, iou=0.7)
+        for _ in range(3):
+            got = backend.infer(frames, conf=0.25, iou=0.7)
+            np.testing.assert_allclose(got[..., 4], wanted[..., 4], atol=0.02)
+
+
+@pytest.mark.parametrize("kind", list(_TOLERANCE))
+def test_self_test(onnx: Onnx, provider: ProviderName, kind: str) -> None:
+    with (
+        OnnxRuntimeBackend(onnx[kind]) as reference,
+        OnnxRuntimeGpuBackend(onnx[kind], provider=provider) as backend,
+    ):
+        assert self_test(backend, reference).detections > 0
+
+
+def test_the_bare_session_runs_beside_batches(onnx: Onnx, provider: ProviderName) -> None:
+    frames = np.resize(check_frames((256, 256), ()), (4, 256, 256, 3))
+    with OnnxRuntimeGpuBackend(onnx["dynamic"], provider=provider) as backend:
+        before = backend.infer(frames, conf=0.25, iou=0.7)
+        call = backend.bare_call(frames, conf=0.25, iou=0.7)
+        for _ in range(10):
+            call()
+        assert min(backend.timed_parts(frames, conf=0.25, iou=0.7)) > 0
+        np.testing.assert_allclose(backend.infer(frames, conf=0.25, iou=0.7), before, atol=1e-3)
+
+
+def test_auto_takes_the_gpu(onnx: Onnx) -> None:
+    if reason := unusable("cuda"):
+        pytest.skip(reason)
+    with load(onnx["fp32"], workers=1) as model:
+        assert model.stats().workers[0].about["provider"] == "cuda"
+        assert [one.index for one in model.stats().gpus] == [0]
+
+
+def test_a_worker_that_is_killed_loses_nothing(
+    onnx: Onnx, provider: ProviderName, images: list[npt.NDArray[np.uint8]]
+) -> None:
+    many = images * 20
+    with (
+        load(onnx["fp32"], provider="cpu") as reference,
+        load(onnx["fp32"], provider=provider, workers=2) as model,
+    ):
+        wanted = reference(images)
+        results = []
+        for result in model.stream(many):
+            results.append(result)
+            if len(results) == 50:
+                os.kill(model.stats().workers[0].pid, signal.SIGKILL)
+        assert [result.error for result in results] == [None] * len(many)
+        _agree([result.detections for result in results[: len(images)]], wanted, "fp32")
