@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -36,6 +37,21 @@ def test_json_and_back_is_the_same() -> None:
     assert "\n" not in text
     assert json.loads(text)["schema"] == 1
     assert manifest_from_json(text, origin="a.onnx") == MANIFEST
+
+
+def test_frames_of_the_source() -> None:
+    camera = dataclasses.replace(MANIFEST, source_hw=(1080, 1920))
+    assert manifest_from_json(camera.to_json(), origin="a.onnx") == camera
+    assert (MANIFEST.frame_hw, camera.frame_hw) == ((384, 640), (1080, 1920))
+    older = json.loads(MANIFEST.to_json())
+    del older["source_hw"]
+    assert manifest_from_json(json.dumps(older), origin="a.onnx") == MANIFEST
+
+
+@pytest.mark.parametrize("sides", [[1080], [0, 5], [-1, 5], [1, 9000], ["a", 2], 5, "1x2", {"a": 1}], ids=str)
+def test_frames_of_no_size_are_damage(sides: Any) -> None:
+    with pytest.raises(UnsupportedModelError, match="damaged manifest"):
+        manifest_from_json(_changed(source_hw=sides), origin="a.onnx")
 
 
 def _changed(**fields: Any) -> str:

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from trt_yolo.errors import InputError
-from trt_yolo.shapes import BatchRange, parse_batch, parse_imgsz
+from trt_yolo.shapes import BatchRange, parse_batch, parse_imgsz, parse_source_size
 
 BAD_BATCHES = [
     "0", "4:2", "abc", "", " ", "-1", "1:", ":4", "0:4", "1:0", "1:2:3", "1.5", "1 2", "1e3", "0x8", "1-4",
@@ -95,3 +95,22 @@ def test_imgsz_out_of_range_names_no_nearest(text: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_imgsz(text)
     assert "nearest" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("1080x1920", (1080, 1920)),
+        (" 721X1283 ", (721, 1283)),
+        ("480,640", (480, 640)),
+        ("1x8192", (1, 8192)),
+    ],
+)
+def test_source_sizes(text: str, wanted: tuple[int, int]) -> None:
+    assert parse_source_size(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["", "1080", "0x5", "5x0", "8193x5", "axb", "1080x1920x3", "-1x5", "1e3x5"])
+def test_no_source_sizes(text: str) -> None:
+    with pytest.raises(InputError, match=r"--source-size .* is no frame size; .* such as 1080x1920"):
+        parse_source_size(text)

@@ -87,7 +87,7 @@ class Manifest:
         graph: `deploy` (uint8 frames in, detections out) or `head` (float images in, raw head out).
         task: `detect`.
         names: Class names by class id.
-        imgsz_hw: Height and width of the input, in pixels.
+        imgsz_hw: Height and width of what the network sees, in pixels; detections are in these.
         batch: Batch sizes that it takes.
         rows: Rows of `detections` an image; the most candidates that NMS sees. 0 in a head graph.
         anchors: Anchors of the head's output, all levels together.
@@ -101,6 +101,8 @@ class Manifest:
         created: Date and time, ISO 8601, UTC.
         accuracy: What the precision costs, where it was measured.
         engine: Of a TensorRT engine, what it is.
+        source_hw: Height and width of the frames that it takes, where the letterbox is in the graph; None: they come
+            letterboxed.
     """
 
     graph: GraphKind
@@ -120,6 +122,12 @@ class Manifest:
     created: str = ""
     accuracy: Accuracy | None = None
     engine: EngineFacts | None = None
+    source_hw: tuple[int, int] | None = None
+
+    @property
+    def frame_hw(self) -> tuple[int, int]:
+        """Height and width of the frames that it takes, in pixels."""
+        return self.source_hw or self.imgsz_hw
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -143,6 +151,8 @@ def manifest_from_json(text: str, *, origin: str) -> Manifest:
         fields["names"] = {int(key): str(name) for key, name in fields["names"].items()}
         height, width = fields["imgsz_hw"]
         fields["imgsz_hw"] = (int(height), int(width))
+        if fields.get("source_hw") is not None:
+            fields["source_hw"] = _source_size(fields["source_hw"])
         fields["batch"] = BatchRange(**fields["batch"])
         if fields.get("accuracy") is not None:
             fields["accuracy"] = Accuracy(**fields["accuracy"])
@@ -153,6 +163,13 @@ def manifest_from_json(text: str, *, origin: str) -> Manifest:
         raise UnsupportedModelError(
             f"{origin} has a damaged manifest ({error}); export the model again"
         ) from error
+
+
+def _source_size(sides: Sequence[Any]) -> tuple[int, int]:
+    height, width = (int(side) for side in sides)
+    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
+        raise ValueError(f"frames of {height}x{width}")
+    return height, width
 
 
 def _engine_facts(fields: dict[str, Any]) -> EngineFacts:

@@ -76,6 +76,21 @@ def parse_imgsz(text: str) -> tuple[int, int]:
     return height, width
 
 
+def parse_source_size(text: str) -> tuple[int, int]:
+    """Height and width in pixels of a camera's frames, `1080x1920` (height x width).
+
+    Raises:
+        InputError: Not of that form, or above 8192.
+    """
+    match = re.fullmatch(r"(\d{1,6})[x,](\d{1,6})", text.strip().lower())
+    height, width = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not all(0 < side <= MAX_SIDE for side in (height, width)):
+        raise InputError(
+            f"--source-size {text!r} is no frame size; give height x width up to {MAX_SIDE}, such as 1080x1920"
+        )
+    return height, width
+
+
 def _multiples(height: int, width: int) -> str:
     down = [max(32, side // 32 * 32) for side in (height, width)]
     up = [-(-side // 32) * 32 for side in (height, width)]

@@ -31,7 +31,9 @@ def test_for_gpus_alone(option: str, cli: Command, demo_onnx: Path, photos: str)
 def test_provider(cli: Command, demo_onnx: Path, photos: str, monkeypatch: pytest.MonkeyPatch) -> None:
     done = cli("predict", str(demo_onnx), photos, "--provider", "cpu", "--json")
     assert (done.code, done.err) == (0, "")
-    assert_one_error(cli("predict", str(demo_onnx), photos, "--provider=x"), "no provider 'x'; give auto, cpu")
+    assert_one_error(
+        cli("predict", str(demo_onnx), photos, "--provider=x"), "no provider 'x'; give auto, cpu"
+    )
     monkeypatch.setattr("trt_yolo.backends.onnxruntime_providers.devices", list)
     refused = cli("predict", str(demo_onnx), photos, "--provider=cuda")
     assert_one_error(refused, "cuda cannot be used here", "no NVIDIA GPU answers")

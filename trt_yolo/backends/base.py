@@ -183,11 +183,12 @@ class Backend(abc.ABC):
         return output.unconverged
 
     def _check(self, frames_bgr: Frames) -> None:
-        expected = (*self.manifest.imgsz_hw, 3)
+        expected = (*self.manifest.frame_hw, 3)
         if frames_bgr.dtype != np.uint8 or frames_bgr.shape[1:] != expected:
             raise InputError(
                 f"frames are {frames_bgr.dtype} {frames_bgr.shape}; "
-                f"needed: uint8 (N, {expected[0]}, {expected[1]}, 3), letterboxed, BGR"
+                f"needed: uint8 (N, {expected[0]}, {expected[1]}, 3), BGR, "
+                + ("letterboxed" if self.manifest.source_hw is None else "as the camera gives them")
             )
         if not 1 <= len(frames_bgr) <= self.manifest.batch.maximum:
             raise InputError(

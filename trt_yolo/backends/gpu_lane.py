@@ -111,7 +111,7 @@ class Lane:
         if self._staging is None:
             manifest = self._manifest
             with self._gpu.current():
-                frames = self._gpu.pinned((self._largest, *manifest.imgsz_hw, 3), np.uint8)
+                frames = self._gpu.pinned((self._largest, *manifest.frame_hw, 3), np.uint8)
                 rows = self._gpu.pinned((self._largest, manifest.rows, 6), np.float32)
             self._staging = frames, rows
         return self._staging

@@ -180,7 +180,7 @@ class _Bindings(Execution):
     def _shape(self, name: str, batch: int) -> tuple[int, ...]:
         manifest = self._asked.manifest
         return {
-            "frames": (batch, *manifest.imgsz_hw, 3),
+            "frames": (batch, *manifest.frame_hw, 3),
             "detections": (batch, manifest.rows, 6),
             "unconverged": (batch, 1),
         }.get(name, (1,))

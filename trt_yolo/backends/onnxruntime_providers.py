@@ -133,7 +133,7 @@ def _profile(manifest: Manifest, option: str) -> Options:
     batch = manifest.batch
     if batch.minimum == batch.maximum or manifest.graph == "head":
         return {}
-    frame = "x".join(str(side) for side in (*manifest.imgsz_hw, 3))
+    frame = "x".join(str(side) for side in (*manifest.frame_hw, 3))
     sizes = {"min": batch.minimum, "opt": batch.maximum, "max": batch.maximum}
     return {option.format(end): f"frames:{size}x{frame}" for end, size in sizes.items()}
 
@@ -189,7 +189,9 @@ def unusable(provider: str) -> str:
         return ""
     if known.plugin and importlib.util.find_spec(known.plugin):
         is_new = hasattr(onnxruntime, "get_ep_devices")
-        return "" if is_new else f"ONNX Runtime {onnxruntime.__version__} takes no plugins: 1.23 or later does"
+        return (
+            "" if is_new else f"ONNX Runtime {onnxruntime.__version__} takes no plugins: 1.23 or later does"
+        )
     lacking = f"ONNX Runtime {onnxruntime.__version__} has {', '.join(offered)}, not {known.registered}"
     if known.plugin:
         return f"{lacking}: pip install {known.plugin.replace('_', '-')}"

@@ -84,7 +84,7 @@ class _Contexts(Execution):
 
     def prepared(self, batch: int, addresses: Mapping[str, int]) -> Callable[[], None]:
         """See `Execution`."""
-        frames_hw = self._engine.manifest.imgsz_hw
+        frames_hw = self._engine.manifest.frame_hw
         context = self._context(batch, "frames", (batch, *frames_hw, 3))
 
         def enqueue() -> None:

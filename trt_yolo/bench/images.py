@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_yolo.demo.scenes import scene
+from trt_yolo.errors import UnsupportedModelError
+from trt_yolo.manifest import manifest_from_json
 from trt_yolo.media.images import read_image, write_jpeg
 from trt_yolo.vision.letterbox import fit_letterbox, letterbox_into
 
@@ -23,6 +25,25 @@ def write_scenes(folder: Path, imgsz_hw: tuple[int, int]) -> list[Path]:
     for index, path in enumerate(paths):
         write_jpeg(path, scene(index, size=max(imgsz_hw)).image_bgr)
     return paths
+
+
+def write_frames(folder: Path, frame_hw: tuple[int, int]) -> list[Path]:
+    """JPEG files of demo scenes, letterboxed to a camera's size, in pixels."""
+    paths = write_scenes(folder, frame_hw)
+    for path, frame in zip(paths, letterboxed(paths, frame_hw, len(paths)), strict=True):
+        write_jpeg(path, frame)
+    return paths
+
+
+def source_size_of(model: str | Path | None) -> tuple[int, int] | None:
+    """Height and width of the frames of a model whose letterbox is in its graph, by the manifest beside it."""
+    beside = None if model is None else Path(f"{model}.json")
+    if beside is None or not beside.is_file():
+        return None
+    try:
+        return manifest_from_json(beside.read_text(), origin=str(beside)).source_hw
+    except (UnsupportedModelError, OSError, ValueError):  # said by whoever loads the model
+        return None
 
 
 def letterboxed(paths: Sequence[Path], imgsz_hw: tuple[int, int], count: int) -> npt.NDArray[np.uint8]:

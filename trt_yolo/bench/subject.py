@@ -162,7 +162,7 @@ class Subject:
     @functools.cached_property
     def frames(self) -> npt.NDArray[np.uint8]:
         """(N, H, W, 3) uint8: real images, letterboxed; N is 16, or a batch."""
-        return letterboxed(self.paths, self.manifest.imgsz_hw, max(_FRAMES, self.batch))
+        return letterboxed(self.paths, self.manifest.frame_hw, max(_FRAMES, self.batch))
 
     @functools.cached_property
     def parts(self) -> Stages:

@@ -272,10 +272,13 @@ def _check_writable(path: Path | None, option: str) -> None:
 
 def _images(data: str | None, folder: Path, options: BenchOptions) -> tuple[list[Path], str]:
     """Images to measure with, and where they came from."""
-    from trt_yolo.bench.images import DEMO_SIDE, SCENE_SIDE, write_scenes
+    from trt_yolo.bench.images import DEMO_SIDE, SCENE_SIDE, source_size_of, write_frames, write_scenes
 
     if data is not None:
         return readable(data), data
+    frame_hw = source_size_of(options.models[0])
+    if frame_hw is not None:
+        return write_frames(folder, frame_hw), f"demo scenes as frames of {frame_hw[0]}x{frame_hw[1]}"
     side = DEMO_SIDE if options.models == (None,) else SCENE_SIDE
     return write_scenes(folder, (side, side)), f"demo scenes, {side}x{side}"
 

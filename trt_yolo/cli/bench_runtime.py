@@ -37,6 +37,11 @@ def bench_runtime(
     time_s = _SECONDS if seconds is None else Plan(seconds=seconds).seconds
     with contextlib.ExitStack() as stack:
         bare = stack.enter_context(load_backend(model, threads=one))
+        if bare.manifest.source_hw is not None:
+            raise InputError(
+                f"--runtime measures letterboxing too, and {model} has its letterbox in the graph; "
+                "give a model that was exported without --letterbox gpu"
+            )
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="trt-yolo-"))
         paths = write_scenes(Path(folder), bare.manifest.imgsz_hw) if data is None else readable(data)
         if not paths:

@@ -33,6 +33,13 @@ def export(
     head: Annotated[
         bool, typer.Option("--head", help="The head graph, for DeepStream, Triton or Ultralytics.")
     ] = False,
+    letterbox: Annotated[
+        str, typer.Option(help="cpu, or gpu: frames of --source-size come in, and are resized in the graph.")
+    ] = "cpu",
+    source_size: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="With --letterbox gpu: the camera's height x width, such as 1080x1920."),
+    ] = None,
     opset: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(help="ONNX operator set, 13 to 21.", show_default="19"),
@@ -162,6 +169,7 @@ def export(
         imgsz_hw=None if imgsz is None else parse_imgsz(imgsz),
         batch=None if batch is None else parse_batch(batch),
         head=head,
+        source_hw=_source_size(letterbox, source_size),
         opset=opset,
         rows=rows,
         exporter=cast("Exporter", exporter),
@@ -215,6 +223,21 @@ class _Stages:
         self._bar.update(self._task, completed=done, total=total or None)
 
 
+def _source_size(letterbox: str, text: str | None) -> tuple[int, int] | None:
+    from trt_yolo.errors import InputError
+    from trt_yolo.shapes import parse_source_size
+
+    if letterbox not in ("cpu", "gpu"):
+        raise InputError(f"--letterbox {letterbox!r} does not exist; give cpu or gpu")
+    if (letterbox == "gpu") != (text is not None):
+        raise InputError(
+            "--letterbox gpu takes frames of one size; give the camera's with --source-size, such as 1080x1920"
+            if text is None
+            else f"--source-size {text} is for --letterbox gpu; add it, or leave the size out"
+        )
+    return None if text is None else parse_source_size(text)
+
+
 def _precision(fp16: bool, int8: bool) -> Precision:
     from trt_yolo.errors import InputError
 
@@ -261,6 +284,9 @@ def _show(report: ExportReport) -> None:
         ["model", f"{manifest.source}, {len(manifest.names)} classes, by the {manifest.exporter} exporter"],
         ["input", f"{height}x{width}, batch {manifest.batch}, {manifest.precision}, opset {manifest.opset}"],
     ]
+    if manifest.source_hw is not None:
+        source_height, source_width = manifest.source_hw
+        rows.append(["frames", f"{source_height}x{source_width} as they come: the letterbox is in the graph"])
     if parity is not None:
         rows.append(
             [

@@ -60,7 +60,7 @@ def self_test(engine: Backend, reference: Backend) -> SelfTest:
         ExportError: Rows of a batch differ, or the engine finds something else.
     """
     manifest = engine.manifest
-    frames = check_frames(manifest.imgsz_hw, ())
+    frames = check_frames(manifest.frame_hw, ())
     conf, wanted = _wanted(reference, frames)
     batches = sorted({manifest.batch.minimum, min(2, manifest.batch.maximum), manifest.batch.maximum})
     found = [engine.infer(frame[None], conf=conf, iou=_IOU)[0] for frame in frames]

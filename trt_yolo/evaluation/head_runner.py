@@ -146,6 +146,11 @@ def _graph(model: Path | bytes, imgsz_hw: tuple[int, int] | None, origin: str) -
     manifest = manifest_from_json(metadata[METADATA_KEY], origin=origin)
     if manifest.graph == "head":
         return model
+    if manifest.source_hw is not None:
+        raise UnsupportedModelError(
+            f"{origin} takes frames of {_size(manifest.source_hw)} alone, and images are of many sizes; "
+            "give the model that was exported without --letterbox gpu: it finds the same"
+        )
     return bytes(_cut_before_nms(graph, manifest, origin).SerializeToString())
 
 

@@ -97,6 +97,7 @@ def _check_nothing_to_export(source: Path, exported: Manifest, options: ExportOp
         "--batch": options.batch,
         "--opset": options.opset,
         "--rows": options.rows,
+        "--letterbox gpu": options.source_hw,
         "--data": options.data,
     }
     given = [option for option, value in asked.items() if value is not None]

@@ -31,6 +31,7 @@ from trt_yolo.export.deploy_from_head import deploy_from_head
 from trt_yolo.export.graph import DEFAULT_OPSET, MAX_OPSET, MIN_OPSET, opset_of
 from trt_yolo.export.head_from_checkpoint import checkpoint_from_file, head_from_checkpoint, trained_imgsz
 from trt_yolo.export.head_from_onnx import head_from_onnx, with_opset
+from trt_yolo.export.letterbox_in_graph import check_letterbox, letterboxing_from_deploy
 from trt_yolo.export.parity import Frames, Parity, check_frames, check_parity
 from trt_yolo.export.weights import cache_folder
 from trt_yolo.export.writing import check_writable, file_sha256, write_together
@@ -63,6 +64,7 @@ class ExportOptions:
         imgsz_hw: Height and width in pixels; None takes the model's own.
         batch: None takes 1 for a checkpoint, and a given graph's own.
         head: The head graph instead of the deploy graph.
+        source_hw: Height and width of the frames that come, for a letterbox in the graph; None: they come letterboxed.
         opset: ONNX operator set; None takes 19 for a checkpoint, and a given graph's own.
         rows: Candidates that NMS sees, and rows of the result, at most the number of anchors; None takes 512,
             or a quarter of the anchors where that is less.
@@ -80,6 +82,7 @@ class ExportOptions:
     imgsz_hw: tuple[int, int] | None = None
     batch: BatchRange | None = None
     head: bool = False
+    source_hw: tuple[int, int] | None = None
     opset: int | None = None
     rows: int | None = None
     exporter: Exporter = "auto"
@@ -99,6 +102,10 @@ class ExportOptions:
         if self.rows is not None and not 1 <= self.rows <= MAX_ROWS:
             raise InputError(
                 f"--rows {self.rows} is not possible; give 1 to {MAX_ROWS}, such as {DEFAULT_ROWS}"
+            )
+        if self.source_hw is not None and self.head:
+            raise InputError(
+                "--head and --letterbox gpu were both given: a head graph has no letterbox; leave one out"
             )
         if self.opset is not None and not MIN_OPSET <= self.opset <= MAX_OPSET:
             raise InputError(f"--opset {self.opset} is not supported; give {MIN_OPSET} to {MAX_OPSET}")
@@ -214,6 +221,10 @@ def export_model(
             manifest = dataclasses.replace(manifest, accuracy=_accuracy(accuracy))
             content = _described(content, manifest)
             accuracy = dataclasses.replace(accuracy, bytes_after=len(content))
+    if options.source_hw is not None:
+        manifest = dataclasses.replace(manifest, source_hw=options.source_hw)
+        content = _letterboxing(content, manifest, check=options.check)
+        stem += f"-from{options.source_hw[0]}x{options.source_hw[1]}"
     path = out / f"{stem}.onnx"
     write_together({path: content, path.with_name(path.name + ".json"): (manifest.to_json() + "\n").encode()})
     artifact = Artifact(path=path, format="onnx", precision=manifest.precision, bytes=len(content))
@@ -223,6 +234,15 @@ def export_model(
 def _artifact(head: onnx.ModelProto, manifest: Manifest) -> bytes:
     """The file's content: the head graph itself, or the deploy graph around it."""
     return _serialized(head if manifest.graph == "head" else deploy_from_head(head, manifest), manifest)
+
+
+def _letterboxing(content: bytes, manifest: Manifest, *, check: bool) -> bytes:
+    """The artifact, which was checked and judged with letterboxed frames, with the letterbox in the graph."""
+    assert manifest.source_hw is not None
+    deploy = onnx.ModelProto.FromString(content)
+    if check:
+        check_letterbox(manifest.source_hw, manifest.imgsz_hw, opset=opset_of(deploy))
+    return _serialized(letterboxing_from_deploy(deploy, manifest.source_hw, manifest.imgsz_hw), manifest)
 
 
 def _in_precision(manifest: Manifest, options: ExportOptions) -> Manifest:

@@ -98,7 +98,7 @@ class Place(NamedTuple):
     Attributes:
         batch: The batch.
         number: Which place.
-        frame: (H, W, 3) uint8, where the letterboxed image goes.
+        frame: (H, W, 3) uint8, where the image goes, letterboxed or as it is.
     """
 
     batch: Batch
@@ -387,7 +387,7 @@ class Batcher:
             return
         task = Task(
             lane.sequence + 1, len(batch.jobs), thresholds.conf, thresholds.iou, time.monotonic_ns(),
-            alone=any(job is not None and job.alone for job in batch.jobs),
+            payload=batch.slot.payload, alone=any(job is not None and job.alone for job in batch.jobs),
         )  # fmt: skip
         batch.slot.publish(task)
         batch.task, lane.sequence = task, task.sequence

@@ -11,7 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from trt_yolo.errors import ClosedError
+import numpy as np
+
+from trt_yolo.errors import ClosedError, ImageError
 from trt_yolo.runtime.batching import Batcher, Place
 from trt_yolo.runtime.jobs import Image, Job
 from trt_yolo.vision.letterbox import fit_letterbox, letterbox_into
@@ -93,7 +95,7 @@ class Feeder:
         written = 0
         try:
             for job in jobs:
-                error = _letterbox(job, batch.slot.frames[written])
+                error = _letterbox(job, batch.slot.frames[written], batch.slot.letterboxed_hw)
                 if error is not None:
                     batch.jobs[written] = None
                     self._fail(job, error)
@@ -128,7 +130,7 @@ class Feeder:
     def _write(self, job: Job, place: Place) -> None:
         """Letterboxes a job into its place."""
         try:
-            error = _letterbox(job, place.frame)
+            error = _letterbox(job, place.frame, place.batch.slot.letterboxed_hw)
         except BaseException:
             self._batcher.abandon(place)
             self._fail(job, ClosedError("interrupted"))
@@ -140,21 +142,38 @@ class Feeder:
             self._fail(job, error)
 
 
-def _letterbox(job: Job, frame: Image) -> Exception | None:
-    """Writes a job's image, letterboxed, to where it belongs; what went wrong, or None."""
+def _letterbox(job: Job, frame: Image, letterboxed_hw: tuple[int, int] | None) -> Exception | None:
+    """Writes a job's image to where it belongs, letterboxed, or as it is where the graph letterboxes to that size.
+
+    What went wrong, or None.
+    """
     start_s = time.perf_counter()
     try:
         if job.frame is not None:
             frame[:] = job.frame
             return None
         image = job.load()
-        job.letterbox = fit_letterbox(image.shape[:2], frame.shape[:2])
-        letterbox_into(image, frame, job.letterbox)
+        if letterboxed_hw is None:
+            job.letterbox = fit_letterbox(image.shape[:2], frame.shape[:2])
+            letterbox_into(image, frame, job.letterbox)
+        else:
+            job.letterbox = fit_letterbox(frame.shape[:2], letterboxed_hw)
+            _copy(image, frame, job.label)
     except Exception as error:  # noqa: BLE001  whatever it is, it is this job's end
         return error
     job.letterbox_ms = (time.perf_counter() - start_s) * 1e3
     job.let_go()
     return None
+
+
+def _copy(image: Image, frame: Image, label: str) -> None:
+    if image.shape != frame.shape:
+        (height, width), (rows, columns) = image.shape[:2], frame.shape[:2]
+        raise ImageError(
+            f"{label} is {height}x{width} pixels, and this model takes frames of {rows}x{columns} alone, which "
+            "its graph letterboxes; give such frames, or a model that was exported without --letterbox gpu"
+        )
+    np.copyto(frame, image)
 
 
 def _as_exception(error: BaseException) -> Exception:

@@ -115,8 +115,9 @@ class RingOptions:
         return RingShape(
             slots=self.slots,
             batch=batch,
-            imgsz_hw=manifest.imgsz_hw,
+            imgsz_hw=manifest.frame_hw,
             rows=manifest.rows or DEFAULT_ROWS,
+            letterboxed_hw=None if manifest.source_hw is None else manifest.imgsz_hw,
         )
 
 

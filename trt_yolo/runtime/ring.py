@@ -74,6 +74,7 @@ class Payload(enum.IntEnum):
     """What a slot's payload is."""
 
     FRAMES = 1  # (frames, height, width, 3) uint8 BGR, letterboxed to the model's size
+    SOURCE_FRAMES = 2  # the same, as the camera gives them: the graph letterboxes
 
 
 class RingError(WorkerError):
@@ -125,12 +126,14 @@ class RingShape:
         batch: Frames a slot.
         imgsz_hw: Height and width of a frame, in pixels.
         rows: Output rows a frame.
+        letterboxed_hw: Height and width that the graph letterboxes frames to; None: they come letterboxed.
     """
 
     slots: int
     batch: int
     imgsz_hw: tuple[int, int]
     rows: int
+    letterboxed_hw: tuple[int, int] | None = None
 
     @property
     def payload_bytes(self) -> int:
@@ -160,7 +163,12 @@ class RingShape:
     def from_dict(cls, fields: dict[str, Any]) -> RingShape:
         """What `to_dict` gave, also after JSON."""
         height, width = fields["imgsz_hw"]
-        return cls(**{**fields, "imgsz_hw": (height, width)})
+        letterboxed = fields.get("letterboxed_hw")
+        sizes = {
+            "imgsz_hw": (height, width),
+            "letterboxed_hw": None if letterboxed is None else (letterboxed[0], letterboxed[1]),
+        }
+        return cls(**{**fields, **sizes})
 
 
 class Slot:
@@ -170,10 +178,14 @@ class Slot:
         index: Its place in the ring.
         frames: (batch, H, W, 3) uint8, the payload as frames; a view of the ring's memory.
         rows: (batch, rows, 6) float32, the output; a view of the ring's memory.
+        letterboxed_hw: As in `RingShape`.
+        payload: What its payload is.
     """
 
     def __init__(self, memory: mmap.mmap, shape: RingShape, index: int) -> None:
         self.index = index
+        self.letterboxed_hw = shape.letterboxed_hw
+        self.payload = Payload.FRAMES if shape.letterboxed_hw is None else Payload.SOURCE_FRAMES
         start = PAGE + index * shape.slot_bytes
         self._memory = memory
         self._start = start

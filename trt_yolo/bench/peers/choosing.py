@@ -47,7 +47,13 @@ def open_peers(names: Sequence[str], subject: Subject, weights: Path | None) -> 
 
     Raises:
         BackendError: One cannot start.
+        InputError: The model takes other frames than they do.
     """
+    if subject.manifest.source_hw is not None:
+        raise InputError(
+            f"peers take letterboxed frames, and {subject.name} has its letterbox in the graph; "
+            "give a model that was exported without --letterbox gpu"
+        )
     options = PeerOptions(
         imgsz=list(subject.manifest.imgsz_hw),
         images=[str(path) for path in subject.paths],
