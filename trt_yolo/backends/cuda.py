@@ -95,6 +95,11 @@ class Gpu:
         except self._cuda.MemoryError as error:
             raise BackendError(self._out_of_memory(size)) from error
 
+    def free_and_total_bytes(self) -> tuple[int, int]:
+        """The device's memory that nobody uses, and all of it; the context is current."""
+        free, total = self._cuda.mem_get_info()
+        return int(free), int(total)
+
     def pinned(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """A page-locked array of this process."""
         array: npt.NDArray[Any] = self._cuda.pagelocked_empty(shape, dtype)

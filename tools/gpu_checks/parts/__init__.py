@@ -1,0 +1,1 @@
+"""One file a part: `run(job, report)` reports rows as they come."""
