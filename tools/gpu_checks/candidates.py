@@ -5,6 +5,7 @@ What is made stays in the job's folder: a part makes what an earlier one did not
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,9 +83,15 @@ def onnx_files(job: Job, report: Report = SILENT) -> list[Path]:
 
 def _exported(job: Job, source: Path, precision: str, batch: BatchRange, report: Report) -> Path | None:
     folder = job.folder / "onnx" / f"{precision}-{str(batch).replace(':', '-')}"
-    there = sorted(folder.glob("*.onnx"))
+    there, begun = sorted(folder.glob("*.onnx")), folder / "begun"
     if there:
         return there[0]
+    if begun.exists() and begun.read_text() != str(
+        os.getpid()
+    ):  # an earlier part had no time for it, or failed
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    begun.write_text(str(os.getpid()))
     options = ExportOptions(precision=cast("Precision", precision), batch=batch, data=job.data)
     name, begun_s = f"export {precision}, batch {batch}", time.monotonic()
     try:

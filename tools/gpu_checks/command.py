@@ -52,6 +52,12 @@ def gpu_check(
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="Without a GPU: run on the processor what can be; marked so.")
     ] = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Short windows, few repetitions: shows that it works, not how fast it is."
+        ),
+    ] = False,
     work: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
@@ -94,6 +100,7 @@ def gpu_check(
         data=_absolute(data),
         work=str(folder),
         rehearse=rehearse,
+        quick=quick,
         precisions=wanted,
         deadline_s=0.0,
     )

@@ -23,6 +23,7 @@ class Job:
         data: A folder of images, or a data.yaml; None: demo scenes.
         work: Folder for what is made, shared by all parts.
         rehearse: Whether to run on the processor what can be run there.
+        quick: Whether windows are as short and repetitions as few as they may be.
         precisions: Of `fp32`, `fp16`, `int8`.
         deadline_s: When it should have ended, `time.time`.
     """
@@ -31,6 +32,7 @@ class Job:
     data: str | None
     work: str
     rehearse: bool
+    quick: bool
     precisions: tuple[str, ...]
     deadline_s: float
 

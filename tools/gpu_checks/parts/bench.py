@@ -96,7 +96,7 @@ def _best(known: Sequence[Candidate], *, is_dynamic: bool) -> Candidate | None:
 
 
 def _plan(job: Job) -> Plan:
-    seconds = min(_MOST_S, max(_LEAST_S, job.left_s / _UNITS))
+    seconds = _LEAST_S if job.quick else min(_MOST_S, max(_LEAST_S, job.left_s / _UNITS))
     return Plan(seconds=seconds, windows=8, min_count=10, warm_up_s=max(0.2, seconds / 3))
 
 

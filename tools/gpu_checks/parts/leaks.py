@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from gpu_checks.candidates import Candidate, candidates
 from gpu_checks.images import pixels
@@ -19,11 +21,15 @@ from trt_yolo import load
 from trt_yolo.backends.base import Backend
 from trt_yolo.telemetry import gpu_readings
 
+Frame = npt.NDArray[np.uint8]
+
 _MOST_MB = {"device": 16.0, "host": 64.0}  # growth that nobody minds; libraries of the host keep arenas
 _LOADS = 40
 _INFERENCES = 4000
 _WARM = 5
 _STREAMED = 600
+_KILLS = (30, 150)  # after so many answers
+_QUICK = 4  # so many times fewer
 
 
 def run(job: Job, report: Report) -> None:
@@ -48,7 +54,8 @@ def run(job: Job, report: Report) -> None:
 def _loads(candidate: Candidate, used: Callable[[], float], what: str, job: Job) -> Row:
     """Memory that many loads leave behind, a third of the part's time at most."""
     end_s, begun_mb, count = time.time() + job.left_s / 3, 0.0, 0
-    while count < _LOADS and (count <= 2 * _WARM or time.time() < end_s):
+    most = _LOADS // _QUICK if job.quick else _LOADS
+    while count < most and (count <= 2 * _WARM or time.time() < end_s):
         with candidate.backend() as backend:
             _infer(backend, 1)
         count += 1
@@ -61,8 +68,9 @@ def _inferences(candidate: Candidate, used: Callable[[], float], what: str, job:
     """Memory that many batches of all sizes leave behind, half of what is left of the time at most."""
     end_s, begun_mb, count = time.time() + job.left_s / 2, 0.0, 0
     largest = candidate.batch.maximum
+    most = 5 * largest if job.quick else _INFERENCES
     with candidate.backend() as backend:
-        while count < _INFERENCES and (count <= 4 * largest or time.time() < end_s):
+        while count < most and (count <= 4 * largest or time.time() < end_s):
             _infer(backend, 1 + count % largest if candidate.is_dynamic else largest)
             count += 1
             if count == 2 * largest:
@@ -72,24 +80,34 @@ def _inferences(candidate: Candidate, used: Callable[[], float], what: str, job:
 
 def _killed(candidate: Candidate, job: Job) -> Row:
     images = pixels(job, 8)
-    many = [images[number % len(images)] for number in range(_STREAMED)]
+    most, end_s = _STREAMED // (_QUICK if job.quick else 1), time.time() + job.left_s / 2
+    sent: list[int] = []
     failed = answered = 0
     with load(candidate.path, provider=candidate.provider, workers=2) as model:
-        for result in model.stream(many):
+        for result in model.stream(_endless(images, sent, most, end_s)):
             answered += 1
             failed += result.error is not None
-            if answered in (50, 300):
+            if answered in _KILLS:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(model.stats().workers[0].pid, signal.SIGKILL)
         restarts = sum(worker.restarts for worker in model.stats().workers)
-    lost = len(many) - answered + failed
-    note = f"{len(many)} frames, {restarts} workers replaced"
+    lost = len(sent) - answered + failed
+    note = f"{len(sent)} frames, {restarts} workers replaced"
     return Row(
         name="frames lost with killed workers",
         state="failed" if lost or not restarts else "ok",
         value=lost,
         note=note,
     )
+
+
+def _endless(images: Sequence[Frame], sent: list[int], most: int, end_s: float) -> Iterator[Frame]:
+    """The images, round and round, until there were enough or it is late; but enough for both kills."""
+    for number, image in zip(range(most), itertools.cycle(images), strict=False):
+        if number > 2 * _KILLS[0] and time.time() > end_s:
+            return
+        sent.append(number)
+        yield image
 
 
 def _infer(backend: Backend, count: int) -> None:
