@@ -64,6 +64,12 @@ FEATURES = (
         "pip install 'trt-yolo[rtx]'",
     ),
     Feature(
+        "nvcodec",
+        "decode images and videos on the GPU",
+        ("nvidia-nvimgcodec-cu12", "PyNvVideoCodec"),
+        "pip install 'trt-yolo[nvcodec]'",
+    ),
+    Feature(
         "export",
         "architectures other than YOLOv8",
         ("ultralytics", "onnxslim"),
@@ -78,6 +84,7 @@ _MODULES = {
     "nvidia-ml-py": "pynvml",
     "tensorrt-rtx-cu13": "tensorrt_rtx",
     "pyyaml": "yaml",
+    "nvidia-nvimgcodec-cu12": "nvidia.nvimgcodec",
     "faster-coco-eval": "faster_coco_eval",
 }
 _ALTERNATIVES = {
@@ -85,6 +92,7 @@ _ALTERNATIVES = {
     "onnxruntime": ("onnxruntime-gpu",),
     "tensorrt": ("tensorrt-cu12", "tensorrt-cu13"),
     "tensorrt-rtx-cu13": ("tensorrt-rtx", "tensorrt-rtx-cu12"),
+    "nvidia-nvimgcodec-cu12": ("nvidia-nvimgcodec-cu13",),
 }
 
 

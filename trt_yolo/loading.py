@@ -16,6 +16,7 @@ from trt_yolo.backends.onnxruntime_providers import ProviderName, chosen_provide
 from trt_yolo.cores import available_cores, share_cores
 from trt_yolo.engine.device import devices as gpus_that_answer
 from trt_yolo.errors import InputError
+from trt_yolo.media.decoding import DecoderName, check_decoder
 from trt_yolo.runtime.model import Model
 from trt_yolo.runtime.options import PoolOptions
 from trt_yolo.runtime.pool import Pool
@@ -43,6 +44,7 @@ def load(
     workers: int = 0,
     threads: int | None = None,
     decode_threads: int | None = None,
+    decoder: DecoderName = "auto",
     slots: int = 4,
     max_batch: int | None = None,
     max_delay_ms: float = 0.0,
@@ -65,6 +67,8 @@ def load(
         threads: CPU threads of one inference; None divides the cores that this process may use among the
             workers.
         decode_threads: Threads of this process that decode and letterbox; None chooses by the number of cores.
+        decoder: What decodes image files: `cpu`, `gpu` (extra `nvcodec`), or `auto`: where both can be had, whichever
+            is measured to be faster on the first files.
         slots: Batches that a worker can have: one runs, the others are filled or wait; at least 2.
         max_batch: The most frames a batch, for a model with a dynamic one; None: as many as it takes.
         max_delay_ms: How long a batch that is not full waits for more frames, in milliseconds. With 0 it leaves
@@ -92,6 +96,7 @@ def load(
         raise InputError(f"no backend {backend!r}; give auto, onnxruntime or null")
     check_counts(workers=workers, threads=threads, decode_threads=decode_threads)
     check_counts(slots=slots, max_batch=max_batch)
+    check_decoder(decoder)
     _check_times(max_delay_ms=max_delay_ms, timeout_s=timeout_s, max_restarts=max_restarts)
     gpu = GpuOptions(devices=tuple(devices), streams=streams, graphs=graphs, spin=spin, provider=provider)
     gpu.check(model, workers=workers, slots=slots)
@@ -99,6 +104,7 @@ def load(
         workers=workers * len(gpu.devices),
         threads=threads,
         decode_threads=decode_threads,
+        decoder=decoder,
         slots=slots,
         max_batch=max_batch,
         max_delay_ms=max_delay_ms,

@@ -1,4 +1,4 @@
-"""`trt-yolo predict`: images in; a table, JSON lines or drawn images out."""
+"""`trt-yolo predict`: images and videos in; a table, JSON lines or drawn images out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional, cast
+from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
 
 import typer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from trt_yolo.backends.onnxruntime_providers import ProviderName
     from trt_yolo.detections import Detections
+    from trt_yolo.media.decoding import DecoderName
     from trt_yolo.media.writers import WriterPool
 
 
@@ -25,7 +26,7 @@ def predict(
     model: Annotated[
         str, typer.Argument(help="An .engine or exported .onnx; a .pt or a name is exported first.")
     ],
-    sources: Annotated[list[str], typer.Argument(help="Images, folders, glob patterns.")],
+    sources: Annotated[list[str], typer.Argument(help="Images, videos, folders, glob patterns.")],
     conf: Annotated[float, typer.Option(help="Confidence must be above it.")] = 0.25,
     iou: Annotated[float, typer.Option(help="NMS drops boxes that overlap a better one by more.")] = 0.7,
     classes: Annotated[
@@ -50,6 +51,9 @@ def predict(
     provider: Annotated[
         str, typer.Option(help="For an .onnx: auto, cpu, cuda, tensorrt or nv-tensorrt-rtx.")
     ] = "auto",
+    decoder: Annotated[
+        str, typer.Option(help="What decodes files: cpu, gpu, or auto, the faster one.")
+    ] = "auto",
     spin: Annotated[
         bool, typer.Option("--spin", help="Wait for a GPU without sleeping: lowest latency.")
     ] = False,
@@ -60,14 +64,16 @@ def predict(
         bool, typer.Option("--json", help="One JSON object an image, each on its line.")
     ] = False,
 ) -> None:
-    """Detect objects in images. Exit code 1 if an image could not be read."""
+    """Detect objects in images and videos. Exit code 1 if an image or a frame could not be read."""
+    from trt_yolo.cli.predict_video import predict_video, split_sources
     from trt_yolo.cli.render import print_json, progress_bar, warn
     from trt_yolo.loading import load
     from trt_yolo.media.images import find_images
     from trt_yolo.media.writers import WriterPool
 
-    paths = find_images(sources)
-    failed = 0
+    given, videos = split_sources(sources)
+    paths = find_images(given) if given else []
+    failed = frames_failed = 0
     rows: list[list[str]] = []
     with (
         load(
@@ -78,6 +84,7 @@ def predict(
             streams=streams,
             devices=devices_of(devices),
             spin=spin,
+            decoder=cast("DecoderName", decoder),
             provider=cast("ProviderName", provider),
         ) as loaded,
         _table_at_last(rows),
@@ -85,11 +92,10 @@ def predict(
         WriterPool[Path]() as writers,
     ):
         class_ids = _class_ids(classes, loaded.names)
+        thresholds: dict[str, Any] = {"conf": conf, "iou": iou, "classes": class_ids, "max_det": max_det}
         drawn = _drawn_paths(paths, save) if save is not None else {}
-        task = bar.add_task("images", total=len(paths))
-        for result in loaded.stream(
-            paths, conf=conf, iou=iou, classes=class_ids, max_det=max_det, keep_images=save is not None
-        ):
+        task = bar.add_task("images", total=None if videos else len(paths))
+        for result in loaded.stream(paths, keep_images=save is not None, **thresholds):
             path = paths[result.index]
             bar.advance(task)
             if result.error is not None:
@@ -103,9 +109,15 @@ def predict(
             else:
                 rows.append([str(path), str(len(result.detections)), _summary(result.detections)])
             failed += _not_drawn(writers)
+        for video in videos:
+            frames_failed += predict_video(
+                loaded, video, thresholds, folder=save, save=_save, writers=writers, json_line=json_line, rows=rows,
+                advance=functools.partial(bar.advance, task),
+            )  # fmt: skip
         failed += _not_drawn(writers, wait=True)
-    if failed:
-        warn(f"{failed} of {len(paths)} images could not be read or drawn")
+    if failed or frames_failed:
+        frames = f", {frames_failed} frames of videos" if videos else ""
+        warn(f"{failed} of {len(paths)} images could not be read or drawn{frames}")
         raise typer.Exit(1)
 
 

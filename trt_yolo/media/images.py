@@ -10,12 +10,16 @@ import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from trt_yolo.errors import ImageError, InputError
+
+if TYPE_CHECKING:
+    from trt_yolo.media.decoding import Decode
 
 _JPEG_MAX_SIDE = 65_500
 SUFFIXES = frozenset(
@@ -55,8 +59,12 @@ def find_images(sources: Sequence[str]) -> list[Path]:
     return found
 
 
-def read_image(path: Path) -> npt.NDArray[np.uint8]:
+def read_image(path: Path, decode: Decode | None = None) -> npt.NDArray[np.uint8]:
     """(H, W, 3) uint8 BGR, upright; grey becomes colour, alpha is dropped, 16 bits become 8.
+
+    Args:
+        path: The file.
+        decode: What decodes it; None: `decode_image`.
 
     Raises:
         ImageError: The file cannot be read, is no image, or is cut short.
@@ -67,7 +75,7 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise ImageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    return decode_image(data, name=str(path))
+    return (decode or decode_image)(data, name=str(path))
 
 
 def decode_image(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
@@ -76,10 +84,7 @@ def decode_image(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
     Raises:
         ImageError: Empty, no image, or cut short.
     """
-    if not data:
-        raise ImageError(f"{name} is empty; copy it again")
-    if _is_cut_short(data):
-        raise ImageError(f"{name} is cut short: its end is missing; copy it again")
+    check_whole(data, name=name)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -93,6 +98,14 @@ def decode_image(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
             f"{name} is no image that OpenCV can decode; give a JPEG, PNG, BMP, TIFF or WebP file"
         )
     return np.asarray(image, np.uint8)
+
+
+def check_whole(data: bytes, *, name: str) -> None:
+    """Raises ImageError for no data, and for a JPEG or PNG whose end is missing."""
+    if not data:
+        raise ImageError(f"{name} is empty; copy it again")
+    if _is_cut_short(data):
+        raise ImageError(f"{name} is cut short: its end is missing; copy it again")
 
 
 def _is_image(path: Path) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from trt_yolo.errors import ClosedError, ImageError
+from trt_yolo.media.decoding import Decode
 from trt_yolo.runtime.batching import Batcher, Place
 from trt_yolo.runtime.jobs import Image, Job
 from trt_yolo.vision.letterbox import fit_letterbox, letterbox_into
@@ -27,6 +28,7 @@ class Feeder:
     Args:
         batcher: Gives places in slots.
         threads: How many decode threads.
+        decode: What decodes files.
         take_answers: Lets the caller's thread take answers until a condition holds; False if another one does.
         on_failure: Ends a job with an error.
     """
@@ -36,11 +38,13 @@ class Feeder:
         batcher: Batcher,
         *,
         threads: int,
+        decode: Decode,
         take_answers: Callable[[Callable[[], bool]], bool],
         on_failure: Callable[[Job, Exception], None],
     ) -> None:
         self._batcher = batcher
         self._count = threads
+        self._decoder = decode
         self._take_answers = take_answers
         self._fail = on_failure
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -63,7 +67,7 @@ class Feeder:
         """
         try:
             if job.frame is None:
-                job.load()
+                job.load(self._decoder)
             place = self._batcher.reserve(job, timeout_s=0 if helps else None)
             while place is None:
                 taking = self._take_answers(self._batcher.has_room)

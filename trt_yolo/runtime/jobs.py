@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from trt_yolo.detections import Detections
 from trt_yolo.errors import FrameError, ImageError, InputError
+from trt_yolo.media.decoding import Decode
 from trt_yolo.media.images import read_image
 from trt_yolo.vision.letterbox import Letterbox, boxes_to_source
 
@@ -166,8 +167,11 @@ class Job:
         """What errors call it."""
         return self.name or (str(self.source) if isinstance(self.source, Path) else f"frame {self.index}")
 
-    def load(self) -> Image:
+    def load(self, decode: Decode | None = None) -> Image:
         """The source's pixels; a file is decoded once, and kept until `let_go`.
+
+        Args:
+            decode: What decodes a file; None: the processor.
 
         Raises:
             ImageError: The file is no image.
@@ -175,7 +179,7 @@ class Job:
         if self.image is None:
             if isinstance(self.source, Path):
                 start = time.perf_counter()
-                self.image = read_image(self.source)
+                self.image = read_image(self.source, decode)
                 self.decode_ms = (time.perf_counter() - start) * 1e3
             else:
                 self.image = self.source

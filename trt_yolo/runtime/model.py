@@ -20,6 +20,7 @@ from trt_yolo.detections import Detections
 from trt_yolo.errors import ClosedError, WorkerError
 from trt_yolo.manifest import Manifest
 from trt_yolo.media.images import find_images
+from trt_yolo.media.video import is_video, read_video
 from trt_yolo.runtime.jobs import (
     DEFAULT_CONF,
     DEFAULT_IOU,
@@ -256,8 +257,8 @@ class Model:
         a slow consumer slows the source, or with another policy than `block` makes it drop frames.
 
         Args:
-            source: Anything that yields images, (H, W, 3) uint8 BGR, or paths of image files; or the name of a
-                file, a folder, a glob pattern. An array must not change while its frame is under way.
+            source: Anything that yields images, (H, W, 3) uint8 BGR, or paths of image files; or the name of an
+                image, a video, a folder, a glob pattern. An array must not change while its frame is under way.
             conf: Confidence must be above it, 0 to 1.
             iou: NMS drops a box that overlaps a better one of its class by more, 0 to 1.
             classes: Only these class ids; None for all.
@@ -275,7 +276,7 @@ class Model:
         options = StreamOptions(
             ordered=ordered, policy=policy, in_flight=in_flight, name=name, keep_images=keep_images
         )
-        images = find_images([str(source)]) if isinstance(source, str | Path) else source
+        images = self._images_of(source) if isinstance(source, str | Path) else source
         self._refuse_in_callback()
         return self._results(images, thresholds, options)
 
@@ -304,10 +305,16 @@ class Model:
         options = StreamOptions(
             ordered=ordered, policy=policy, in_flight=in_flight, name=name, keep_images=keep_images
         )
-        images = find_images([str(source)]) if isinstance(source, str | Path) else source
+        images = self._images_of(source) if isinstance(source, str | Path) else source
         stream = Stream(self._pool, thresholds, options)
         async for result in async_results(stream, images):
             yield result
+
+    def _images_of(self, source: str | Path) -> Iterable[Image | Path]:
+        """What a name stands for: a video's frames, or image files."""
+        if is_video(source):
+            return read_video(source, decoder=self._pool.options.decoder)
+        return find_images([str(source)])
 
     def stats(self) -> Stats:
         """What the runtime has done so far: frames, drops, restarts, where the time goes."""

@@ -26,6 +26,7 @@ from trt_yolo.cores import available_cores, default_decode_threads, share_cores
 from trt_yolo.detections import Detections
 from trt_yolo.errors import BackendError, ClosedError, TrtYoloError, WorkerError
 from trt_yolo.manifest import Manifest
+from trt_yolo.media.decoding import decoder_for
 from trt_yolo.runtime.batching import Batch, Batcher, Lane
 from trt_yolo.runtime.feeding import Feeder
 from trt_yolo.runtime.inline import WorkerThread
@@ -89,6 +90,7 @@ class Pool:
         self._feeder = Feeder(
             self._batcher,
             threads=options.decode_threads or default_decode_threads(len(available_cores())),
+            decode=decoder_for(options.decoder, device=next(iter(backend.devices), 0)),
             take_answers=self._supervisor.answers.wait,
             on_failure=self._fail,
         )

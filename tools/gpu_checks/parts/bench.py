@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import decode_speed
 import numpy as np
 import numpy.typing as npt
 
@@ -83,6 +84,7 @@ def run(job: Job, report: Report) -> None:
         _latency(static or chosen, paths, plan, report, counts=not job.rehearse)
         _layouts(chosen, batch, paths, plan, report, on_gpu=not job.rehearse)
         _files(chosen, batch, rate, paths, plan, report)
+        _decoders(paths, report)
         alike = _best([one for one in known if one.precision == "fp32"], is_dynamic=chosen.is_dynamic)
         _ultralytics(alike or chosen, batch, paths, plan, job, report)
 
@@ -363,6 +365,26 @@ def _files(
                 note=f"{spent_ms:.2f} ms an image to decode and letterbox, {engine_rate:.0f} images/s",
             )
         )
+
+
+def _decoders(paths: Sequence[Path], report: Report) -> None:
+    """The GPU's image decoder beside the processor's, in turn."""
+    found = decode_speed.of_images(str(paths[0].parent / f"*{paths[0].suffix}"))
+    report(
+        Row(
+            name="images decoded by the processor",
+            value=found["cpu_per_s"],
+            unit="images/s",
+            note=f"{found['cpu_cpu_ms']} ms of CPU an image, {found['what']}",
+        )
+    )
+    name = "images decoded: GPU / processor"
+    if "gpu_over_cpu" not in found:
+        report(Row(name=name, state="absent", note=found.get("gpu_not_measured", "")))
+        return
+    ratio, low, high = found["gpu_over_cpu"]
+    note = f"{found['gpu_per_s']} images/s, {found['gpu_cpu_ms']} ms of CPU an image"
+    report(Row(name=name, value=ratio, low=low, high=high, note=note))
 
 
 def _ultralytics(

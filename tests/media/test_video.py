@@ -1,0 +1,229 @@
+"""Frames of video files: real ones by OpenCV; PyNvVideoCodec by a stand-in."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests.engine.plans import gpu
+from trt_yolo.errors import InputError, MissingDependencyError
+from trt_yolo.loading import load
+from trt_yolo.media import video
+from trt_yolo.media.video import is_video, read_video
+
+Frame = npt.NDArray[np.uint8]
+COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty frames of 64x96, each of one grey that counts; lossless, but for its colours."""
+    path = tmp_path_factory.mktemp("clip") / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (96, 64))
+    for number in range(COUNT):
+        writer.write(np.full((64, 96, 3), 6 * number, np.uint8))
+    writer.release()
+    return path
+
+
+def _numbers(frames: Any) -> list[int]:
+    return [round(float(frame.mean()) / 6) for frame in frames]
+
+
+@pytest.mark.parametrize("decoder", ["cpu", "auto"])
+def test_frames_come_in_order_each_an_array_of_its_own(decoder: Any, clip: Path) -> None:
+    frames = list(read_video(clip, decoder=decoder))
+    assert _numbers(frames) == list(range(COUNT))
+    assert frames[0].shape == (64, 96, 3)
+    assert frames[0].dtype == np.uint8
+    assert len({frame.ctypes.data for frame in frames}) == COUNT
+
+
+def test_a_real_video(shared: Path) -> None:
+    frames = read_video(shared / "video" / "car-detection.mp4")
+    first = next(frames)
+    assert first.shape == (432, 768, 3)
+    assert 1 + sum(1 for _ in frames) == 377
+
+
+def test_it_is_read_as_it_is_needed(clip: Path) -> None:
+    frames = read_video(clip)
+    assert _numbers([next(frames), next(frames)]) == [0, 1]
+    frames.close()
+    with pytest.raises(StopIteration):
+        next(frames)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.mp4", None, "no such file"),
+        ("empty.mp4", b"", "is empty"),
+        ("text.mp4", b"this is no video\n" * 50, "is no video that can be decoded"),
+    ],
+)
+def test_what_is_no_video(
+    name: str, content: bytes | None, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        list(read_video(tmp_path / name))
+    assert capfd.readouterr().err == ""
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(InputError, match="is a folder"):
+        read_video(tmp_path / "folder.mp4")
+
+
+def test_a_video_that_is_cut_short(shared: Path, tmp_path: Path) -> None:
+    """What is there comes, then an error."""
+    whole = (shared / "video" / "car-detection.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 3])
+    seen: list[Frame] = []
+    with pytest.raises(InputError, match=r"is cut short: \d+ of 377 frames"):
+        seen.extend(frame for frame in read_video(tmp_path / "cut.mp4"))
+    assert 10 < len(seen) < 377
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"), [("a.mp4", True), ("A.MKV", True), ("a.jpg", False), ("mp4", False)]
+)
+def test_names(name: str, is_one: bool) -> None:
+    assert is_video(name) == is_one
+
+
+class _Decoded:
+    """A frame on the host, as PyNvVideoCodec hands it out: DLPack, in memory of the decoder's."""
+
+    def __init__(self, pixels: Frame) -> None:
+        self._pixels = pixels
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._pixels.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._pixels.__dlpack_device__()
+
+
+def _codec(*, frames: int = COUNT, seconds: float = 0.0, error: str = "") -> Any:
+    """PyNvVideoCodec 2.2, as far as it is used; every frame is written into the same memory."""
+    module: Any = types.ModuleType("PyNvVideoCodec")
+    memory = np.zeros((4, 64, 96, 3), np.uint8)
+
+    class SimpleDecoder:
+        def __init__(
+            self, enc_file_path: str, *, gpu_id: int, use_device_memory: bool, output_color_type: str
+        ) -> None:
+            assert (use_device_memory, output_color_type) == (False, "rgb")
+            if error:
+                raise RuntimeError(error)
+            self._next = 0
+
+        def __len__(self) -> int:
+            return frames
+
+        def get_batch_frames(self, count: int) -> list[_Decoded]:
+            found = []
+            for place in range(min(count, 4, frames - self._next)):
+                time.sleep(seconds)
+                memory[place] = (6 * self._next, 0, 1)
+                found.append(_Decoded(memory[place]))
+                self._next += 1
+            return found
+
+    module.SimpleDecoder = SimpleDecoder
+    module.OutputColorType = types.SimpleNamespace(RGB="rgb")
+    return module
+
+
+def _on_a_gpu(monkeypatch: pytest.MonkeyPatch, codec: Any) -> None:
+    monkeypatch.setitem(sys.modules, "PyNvVideoCodec", codec)
+    monkeypatch.setattr(video, "devices", lambda: [gpu()])
+    monkeypatch.setattr(video.importlib.util, "find_spec", lambda name: object())
+
+
+def test_the_gpus_frames_are_bgr_and_their_own(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _on_a_gpu(monkeypatch, _codec())
+    frames = list(read_video(clip, decoder="gpu"))
+    assert [int(frame[0, 0, 2]) for frame in frames] == [6 * number for number in range(COUNT)]
+    assert {(int(frame[0, 0, 0]), int(frame[0, 0, 1])) for frame in frames} == {(1, 0)}
+
+
+@pytest.mark.parametrize(("seconds", "word"), [(0.0, "GPU"), (0.02, "processor")])
+def test_the_faster_one_decodes_the_rest_and_no_frame_is_lost(
+    seconds: float, word: str, clip: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _on_a_gpu(monkeypatch, _codec(seconds=seconds))
+    real = video._on_cpu
+
+    def slow_cpu(path: Path) -> Any:
+        for frame in real(path):
+            time.sleep(0.002)
+            yield frame
+
+    monkeypatch.setattr(video, "_on_cpu", slow_cpu)
+    with caplog.at_level(logging.INFO):
+        frames = list(read_video(clip))
+    assert f"is decoded by the {word}: the GPU is" in caplog.text
+    assert len(frames) == COUNT
+    from_gpu = [int(frame[0, 0, 0]) == 1 and int(frame[0, 0, 1]) == 0 for frame in frames]
+    assert (
+        from_gpu == [True] * COUNT
+        if word == "GPU"
+        else [True] * video._TRIAL + [False] * (COUNT - video._TRIAL)
+    )
+    reds = [round(int(frame[0, 0, 2]) / 6) for frame in frames]
+    assert reds == list(range(COUNT))
+
+
+def test_a_video_shorter_than_the_trial(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "short.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (96, 64))
+    for number in range(3):
+        writer.write(np.full((64, 96, 3), 6 * number, np.uint8))
+    writer.release()
+    _on_a_gpu(monkeypatch, _codec(frames=3, seconds=0.01))
+    assert len(list(read_video(path))) == 3
+
+
+def test_a_gpu_that_does_not_decode_it(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _on_a_gpu(monkeypatch, _codec(error="no NVDEC\nhere"))
+    with pytest.raises(
+        InputError, match=r"is no video that the GPU decodes \(no NVDEC here\); try the decoder cpu"
+    ):
+        list(read_video(clip, decoder="gpu"))
+    with caplog.at_level(logging.INFO):
+        assert _numbers(read_video(clip)) == list(range(COUNT))
+    assert "is decoded by the processor" in caplog.text
+
+
+def test_without_the_package(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, "devices", list)
+    with pytest.raises(MissingDependencyError, match="no NVIDIA GPU answers"):
+        read_video(clip, decoder="gpu")
+    monkeypatch.setattr(video, "devices", lambda: [gpu()])
+    monkeypatch.setattr(video.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        MissingDependencyError, match=r"PyNvVideoCodec is not installed: pip install 'trt-yolo\[nv"
+    ):
+        read_video(clip, decoder="gpu")
+    assert len(list(read_video(clip))) == COUNT
+
+
+def test_a_model_streams_a_video_by_its_name(clip: Path, demo_onnx: Path) -> None:
+    with load(demo_onnx, workers=0) as model:
+        results = list(model.stream(clip, keep_images=True))
+        assert [result.index for result in results] == list(range(COUNT))
+        assert _numbers(result.image for result in results) == list(range(COUNT))
+        assert {result.detections.image_hw for result in results} == {(64, 96)}

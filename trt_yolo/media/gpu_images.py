@@ -1,0 +1,95 @@
+"""JPEG files decoded by a GPU, with nvImageCodec (package nvidia-nvimgcodec, extra `nvcodec`).
+
+Enters: an encoded image. Leaves: its pixels on the host, as `media.images.decode_image` gives them. What the GPU does
+not decode, the processor does. Nothing of CUDA is imported before the first image.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import threading
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from trt_yolo.engine.device import devices
+from trt_yolo.errors import MissingDependencyError
+from trt_yolo.media.images import check_whole, decode_image
+
+_MODULE = "nvidia.nvimgcodec"
+_JPEG = b"\xff\xd8"
+
+_log = logging.getLogger(__name__)
+
+
+def why_not() -> str:
+    """Why a GPU cannot decode images here; empty where it can."""
+    if not devices():
+        return "no NVIDIA GPU answers; see trt-yolo doctor"
+    try:
+        found = importlib.util.find_spec(_MODULE) is not None
+    except ImportError:  # of a package `nvidia` that there is not
+        found = False
+    return "" if found else "nvidia-nvimgcodec is not installed: pip install 'trt-yolo[nvcodec]'"
+
+
+class GpuImageDecoder:
+    """Decodes JPEG on a GPU. Safe to use from many threads: each has a decoder of its own.
+
+    Args:
+        device: The GPU, as CUDA counts.
+
+    Raises:
+        MissingDependencyError: nvImageCodec is not installed, or does not import.
+    """
+
+    def __init__(self, device: int = 0) -> None:
+        try:
+            self._codec: Any = importlib.import_module(_MODULE)
+        except (ImportError, OSError, RuntimeError) as error:
+            raise MissingDependencyError(
+                f"decoding on a GPU needs nvidia-nvimgcodec, which does not import "
+                f"({' '.join(str(error).split())[:200]}); pip install 'trt-yolo[nvcodec]'"
+            ) from error
+        self._device = device
+        self._mine = threading.local()
+        self._said = threading.Lock()  # held from the first time that the processor had to help
+        self._wanted = self._codec.DecodeParams(
+            apply_exif_orientation=True,
+            color_spec=self._codec.ColorSpec.SRGB,
+            allow_any_depth=False,
+            sample_format=self._codec.SampleFormat.I_RGB,
+        )
+
+    def decode(self, data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
+        """(H, W, 3) uint8 BGR, upright; `name` is named in errors.
+
+        Raises:
+            ImageError: Empty, no image, or cut short.
+        """
+        if not data.startswith(_JPEG):
+            return decode_image(data, name=name)
+        check_whole(data, name=name)
+        reason = "it is of another kind, or damaged"
+        try:
+            image = self._decoder.decode(self._codec.CodeStream(data), params=self._wanted)
+        except RuntimeError as error:
+            image, reason = None, " ".join(str(error).split())[:200]
+        if image is None:
+            if self._said.acquire(blocking=False):
+                _log.warning(
+                    "the GPU does not decode %s, nor what is like it: %s; the processor does", name, reason
+                )
+            return decode_image(data, name=name)
+        pixels_rgb = np.asarray(image.cpu())
+        return np.asarray(cv2.cvtColor(pixels_rgb, cv2.COLOR_RGB2BGR), np.uint8)
+
+    @property
+    def _decoder(self) -> Any:
+        if not hasattr(self._mine, "decoder"):
+            self._mine.decoder = self._codec.Decoder(device_id=self._device)
+        return self._mine.decoder

@@ -1,0 +1,179 @@
+"""The frames of a video file, decoded by OpenCV on the processor, or by a GPU's own decoder with PyNvVideoCodec.
+
+Enters: a path. Leaves: (H, W, 3) uint8 BGR frames, one after another; memory does not grow with the file. Knows no
+models. `auto` measures both on the file's first frames, and takes the faster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import itertools
+import logging
+import os
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from trt_yolo.engine.device import devices
+from trt_yolo.errors import InputError, MissingDependencyError
+from trt_yolo.media.decoding import DecoderName
+
+SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
+
+Frame = npt.NDArray[np.uint8]
+Frames = Generator[Frame, None, None]
+
+_MODULE = "PyNvVideoCodec"
+_TRIAL = 12  # frames of each
+_AT_ONCE = 4  # frames that a GPU is asked for at a time
+
+_log = logging.getLogger(__name__)
+
+# FFmpeg reads it when the first video is opened: what is wrong with a file is said once, by us
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+
+def is_video(path: str | Path) -> bool:
+    """Whether a file's name says that it is a video."""
+    return Path(path).suffix.lower() in SUFFIXES
+
+
+def why_not() -> str:
+    """Why a GPU cannot decode video here; empty where it can."""
+    if not devices():
+        return "no NVIDIA GPU answers; see trt-yolo doctor"
+    if importlib.util.find_spec(_MODULE) is None:
+        return "PyNvVideoCodec is not installed: pip install 'trt-yolo[nvcodec]'"
+    return ""
+
+
+def read_video(path: str | Path, *, decoder: DecoderName = "auto", device: int = 0) -> Frames:
+    """The frames of a video file, in order. Each is an array of its own.
+
+    Args:
+        path: The file.
+        decoder: `cpu`, `gpu`, or `auto`: where both can be had, the faster one.
+        device: The GPU, as CUDA counts.
+
+    Raises:
+        InputError: No such file, no video, or one that ends before its end.
+        MissingDependencyError: `gpu`, and none can decode.
+    """
+    path = Path(path)
+    _check(path)
+    reason = why_not() if decoder != "cpu" else ""
+    if decoder == "gpu" and reason:
+        raise MissingDependencyError(f"videos cannot be decoded on a GPU here: {reason}")
+    if decoder == "cpu" or reason:
+        return _on_cpu(path)
+    if decoder == "gpu":
+        return _on_gpu(path, device)
+    return _faster(lambda: _on_cpu(path), lambda: _on_gpu(path, device), path)
+
+
+def _check(path: Path) -> None:
+    try:
+        if not path.exists():
+            raise InputError(f"no such file: {path}; give a video")
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; give a video")
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise InputError(f"{path} is empty; copy it again")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _on_cpu(path: Path) -> Frames:
+    capture = cv2.VideoCapture(str(path))
+    try:
+        promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+        count = 0
+        while True:
+            found, frame = capture.read()
+            if not found:
+                break
+            count += 1
+            yield np.asarray(frame, np.uint8)
+        _check_end(path, count, promised)
+    finally:
+        capture.release()
+
+
+def _on_gpu(path: Path, device: int) -> Frames:
+    codec: Any = _imported()
+    try:
+        decoder = codec.SimpleDecoder(
+            str(path), gpu_id=device, use_device_memory=False, output_color_type=codec.OutputColorType.RGB
+        )
+        promised, count = len(decoder), 0
+        while count < promised:
+            found = decoder.get_batch_frames(min(_AT_ONCE, promised - count))
+            if not found:
+                break
+            for frame in found:  # its memory is the decoder's: the conversion copies
+                count += 1
+                rgb = np.asarray(np.from_dlpack(frame), np.uint8)
+                yield np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)
+    except RuntimeError as error:
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is no video that the GPU decodes ({said}); try the decoder cpu") from error
+    _check_end(path, count, promised)
+
+
+def _imported() -> Any:
+    try:
+        return importlib.import_module(_MODULE)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise MissingDependencyError(
+            f"decoding videos on a GPU needs PyNvVideoCodec, which does not import "
+            f"({' '.join(str(error).split())[:200]}); pip install 'trt-yolo[nvcodec]'"
+        ) from error
+
+
+def _check_end(path: Path, count: int, promised: int) -> None:
+    if not count:
+        raise InputError(f"{path} is no video that can be decoded; give an MP4, MKV, AVI, MOV or WebM file")
+    if count < 0.9 * promised:  # containers promise a few more than there are
+        raise InputError(f"{path} is cut short: {count} of {promised} frames could be decoded; copy it again")
+
+
+def _faster(cpu: Callable[[], Frames], gpu: Callable[[], Frames], path: Path) -> Frames:
+    """The GPU's first frames, timed; then those of the processor, timed, which are not given out again."""
+    begun = gpu()
+    first: list[Frame] = []
+    try:
+        gpu_s = _timed(begun, first)
+    except (MissingDependencyError, InputError) as error:
+        _log.info("%s is decoded by the processor: %s", path, error)
+        begun.close()
+        yield from cpu()
+        return
+    with contextlib.closing(cpu()) as other:
+        cpu_s = _timed(other, [])
+        is_gpu = gpu_s <= cpu_s
+        which = "GPU" if is_gpu else "processor"
+        _log.info("%s is decoded by the %s: the GPU is %.2f times as fast", path, which, cpu_s / gpu_s)
+        yield from first
+        first.clear()
+        if not is_gpu:
+            begun.close()
+            yield from other
+            return
+    with contextlib.closing(begun):
+        yield from begun
+
+
+def _timed(frames: Iterator[Frame], kept: list[Frame]) -> float:
+    """Seconds of a frame; the first one, which opens everything, does not count. Keeps what it has read."""
+    kept += itertools.islice(frames, 1)
+    start_s = time.perf_counter()
+    kept += itertools.islice(frames, _TRIAL - 1)
+    return (time.perf_counter() - start_s) / max(1, len(kept) - 1)
