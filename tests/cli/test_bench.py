@@ -202,6 +202,7 @@ def test_ctrl_c_gives_the_result_so_far(demo_onnx: Path, tmp_path: Path) -> None
     (["--kill-worker-every", "2"], ["needs worker processes"]),
     (["--streams", "2", "--provider", "cpu"], ["are for a GPU"]),
     (["--provider", "x"], ["no provider 'x'"]),
+    (["--decoder", "x"], ["no decoder 'x'"]),
     (["--csv", "no/such/folder.csv"], ["there is no folder no/such"]),
     (["--samples", "."], ["is a folder"]),
     (["--seed", "-1"], ["--seed -1"]),

@@ -212,6 +212,6 @@ def _imported(module: str) -> Any:
             module.split(".")[0].replace("cuda", "cuda-bindings") if module.startswith("cuda") else "pycuda"
         )
         raise MissingDependencyError(
-            f"running engines needs {package}, which does not import ({' '.join(str(error).split())[:200]}); "
+            f"running on a GPU needs {package}, which does not import ({' '.join(str(error).split())[:200]}); "
             "pip install 'trt-yolo[gpu]'"
         ) from error

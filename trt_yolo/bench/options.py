@@ -15,6 +15,7 @@ from trt_yolo.bench.scenario import Scenario
 from trt_yolo.bench.subject import Layout
 from trt_yolo.errors import InputError
 from trt_yolo.loading import GpuOptions
+from trt_yolo.media.decoding import DecoderName
 
 _MOST_SETTINGS = 64
 _UNITS_MS = {"ms": 1.0, "us": 1e-3, "s": 1e3}
@@ -124,6 +125,7 @@ def layouts_of(
     devices: tuple[int, ...],
     graphs: bool,
     provider: ProviderName = "auto",
+    decoder: DecoderName = "auto",
 ) -> tuple[Layout, ...]:
     """Every combination, in the order of their options.
 
@@ -139,6 +141,7 @@ def layouts_of(
             workers=worker,
             threads=thread,
             decode_threads=decode_threads,
+            decoder=decoder,
             gpu=GpuOptions(devices=devices, streams=stream, graphs=graphs, provider=provider),
         )
         for batch, worker, thread, stream in combined

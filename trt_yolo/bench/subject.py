@@ -31,6 +31,7 @@ from trt_yolo.errors import InputError
 from trt_yolo.export.writing import file_sha256
 from trt_yolo.loading import MOST_STREAMS, GpuOptions, backend_spec, check_counts
 from trt_yolo.manifest import Manifest
+from trt_yolo.media.decoding import DecoderName, check_decoder
 from trt_yolo.runtime.model import Model
 from trt_yolo.runtime.options import PoolOptions
 from trt_yolo.runtime.pool import Pool
@@ -53,20 +54,24 @@ class Layout:
         workers: Worker processes; 0: in this process.
         threads: CPU threads of one inference; None divides the cores among the workers.
         decode_threads: Threads that decode and letterbox; None chooses by the number of cores.
-        gpu: How an engine runs.
+        decoder: What decodes image files, as `trt_yolo.load` has it.
+        gpu: How it runs on a GPU.
 
     Raises:
-        InputError: A number that cannot be.
+        InputError: A number that cannot be, or no such decoder.
+        MissingDependencyError: The decoder `gpu`, and there is none.
     """
 
     batch: int | None = None
     workers: int = 0
     threads: int | None = None
     decode_threads: int | None = None
+    decoder: DecoderName = "auto"
     gpu: GpuOptions = field(default_factory=GpuOptions)
 
     def __post_init__(self) -> None:
         check_counts(workers=self.workers, threads=self.threads, decode_threads=self.decode_threads)
+        check_decoder(self.decoder)
 
 
 class Subject:
@@ -132,6 +137,7 @@ class Subject:
             workers=self.workers,
             threads=self.layout.threads,
             decode_threads=self.layout.decode_threads,
+            decoder=self.layout.decoder,
             slots=max(_SLOTS, streams + 2),
             max_batch=self.batch,
             max_restarts=_RESTARTS,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trt_yolo.bench.options import BenchOptions
     from trt_yolo.bench.result import Report
     from trt_yolo.bench.scenario import Scenario, ScenarioName
+    from trt_yolo.media.decoding import DecoderName
     from trt_yolo.runtime.results import Policy
 
 _SECONDS = 5.0
@@ -101,6 +102,9 @@ def bench(
     provider: Annotated[
         str, typer.Option(help="For an .onnx: auto, cpu, cuda, tensorrt or nv-tensorrt-rtx.")
     ] = "auto",
+    decoder: Annotated[
+        str, typer.Option(help="What decodes files: cpu, gpu, or auto, the faster one.")
+    ] = "auto",
     peers: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="With offline: others on the same images, all or names."),
@@ -168,6 +172,7 @@ def bench(
             devices=tuple(devices_of(devices)),
             graphs=graphs,
             provider=cast("ProviderName", provider),
+            decoder=cast("DecoderName", decoder),
         ),
         scopes=scopes_of(scope),
         plan=Plan(seconds=_SECONDS if duration is None else duration, min_count=min_count),

@@ -44,6 +44,7 @@ def doctor(
 
 def _gpu_lines(here: Here) -> list[str]:
     from trt_yolo.backends.lanes import strategy_for
+    from trt_yolo.backends.onnxruntime_providers import chosen_provider
     from trt_yolo.engine.device import cuda_version, driver_version, is_mps_running
 
     cuda = cuda_version()
@@ -63,6 +64,8 @@ def _gpu_lines(here: Here) -> list[str]:
         lines.append(f"MPS: {'running' if is_mps_running() else 'not running: workers take turns on a GPU'}")
     if cuda and not here.gpus:
         lines.append("GPU: none answers; see nvidia-smi, and CUDA_VISIBLE_DEVICES")
+    provider, reason = chosen_provider("auto")
+    lines.append(f"an .onnx runs on: {provider}" + (f" ({reason})" if reason else ""))
     return lines + [f"{family}: {version}" for family, version in here.versions.items()]
 
 
