@@ -436,7 +436,7 @@ def test_without_pycuda_it_is_not_tested_and_that_is_a_warning(
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     assert check_engine(engine, graph) is None
     (line,) = (one.getMessage() for one in caplog.records if one.levelname == "WARNING")
-    assert "the engine was not tested: running engines needs pycuda" in line
+    assert "the engine was not tested: running on a GPU needs pycuda" in line
 
 
 def test_an_engine_that_fails_is_named_with_its_onnx(

@@ -392,3 +392,21 @@ def test_what_an_earlier_part_had_no_time_for_is_not_begun_again(tmp_path: Path)
     assert [path.name for path in onnx_files(job, rows.append)] == ["demo-b1-16.onnx"]
     assert [row.name for row in rows] == ["export fp32, batch 1:16"]
     assert len(onnx_files(job)) == 1
+
+
+def test_tests_that_were_ready_are_counted_when_time_runs_out() -> None:
+    output = (
+        "collected 9 items\n\n"
+        "tests/gpu/test_a.py::test_one[a b] PASSED   [ 11%]\n"
+        "tests/gpu/test_a.py::test_two FAILED        [ 22%]\n"
+        "tests/gpu/test_a.py::test_three SKIPPED (no) [ 33%]\n"
+        "tests/gpu/test_a.py::test_four "
+    )
+    rows: list[Row] = []
+    tests_part._tell_so_far(output, rows.append)
+    assert [(row.name, row.state, row.value) for row in rows] == [
+        ("test_two", "failed", None), ("pytest -m gpu", "failed", 1),
+    ]  # fmt: skip
+    assert "out of time after 3 tests, 1 skipped" in rows[-1].note
+    tests_part._tell_so_far("ImportError: x\n", rows.append)
+    assert rows[-1].note == "no test ended: ImportError: x"

@@ -145,6 +145,9 @@ def _host_mb() -> float:
 
 
 def _children() -> set[int]:
-    """Processes that this one has."""
-    found = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    """Processes that this one has, whichever of its threads started them."""
+    found: list[str] = []
+    for children in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            found += children.read_text().split()
     return {int(one) for one in found}
