@@ -66,6 +66,8 @@ class Layouts:
 def run(job: Job, report: Report) -> None:
     """See the module."""
     known = candidates(job, report)
+    if job.rehearse:  # a processor computes FP16 in FP32, with conversions
+        known = [one for one in known if one.precision == "fp32"] or known
     dynamic, static = _best(known, is_dynamic=True), _best(known, is_dynamic=False)
     paths = image_files(job)
     plan = _plan(job)
