@@ -19,6 +19,7 @@ from gpu_checks.page import page_from_record
 from gpu_checks.record import Part, Record
 from gpu_checks.running import SHARES, run_parts
 from gpu_checks.table import show
+from gpu_checks.wheels import NotInstalledError, install
 from trt_yolo.bench.machine import machine_record
 from trt_yolo.version import __version__
 
@@ -64,6 +65,12 @@ def gpu_check(
             help="Folder for what is built, kept; used again by the next run.", show_default="a temporary one"
         ),
     ] = None,
+    wheels: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Folder of packages to install first, offline; large ones may be in pieces (split -d)."
+        ),
+    ] = None,
     json_path: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--json", help="Where the result goes.", show_default="tools/results/DEVICE-DATE.json"),
@@ -81,9 +88,10 @@ def gpu_check(
     names, wanted = _parts(only, skip), _precisions(precisions)
     if not 1 <= budget <= 86_400:
         _refuse(f"--budget {budget:g}; give seconds from 1 to 86400, such as 570")
-    for option, given in (("--model", model), ("--data", data)):
-        if given is not None and not Path(given).exists():
-            _refuse(f"{option} {given} is not there; give a path")
+    _check_there("--model", model)
+    _check_there("--data", data)
+    if wheels is not None:
+        _install(wheels)
     machine = machine_record()
     if not machine["gpus"] and not rehearse:
         _refuse("no NVIDIA GPU answers here; see trt-yolo doctor, or add --rehearse to run what needs none")
@@ -92,7 +100,6 @@ def gpu_check(
     page = html or target.with_suffix(".html")
     for path in (target, page):
         path.parent.mkdir(parents=True, exist_ok=True)
-    is_kept = work is not None
     folder = work.absolute() if work is not None else Path(tempfile.mkdtemp(prefix="trt-yolo-check-"))
     folder.mkdir(parents=True, exist_ok=True)
     job = Job(
@@ -104,29 +111,36 @@ def gpu_check(
         precisions=wanted,
         deadline_s=0.0,
     )
-
-    def keep(part: Part) -> None:
-        record.partial = any(one.ending != "done" for one in record.parts)
-        record.write(target)
-        page.write_text(page_from_record(record), encoding="utf-8")
-        typer.echo(
-            f"{part.name}: {part.ending}, {len(part.rows)} rows, {part.seconds:.0f} s {part.error}".rstrip(),
-            err=True,
-        )
-
-    interrupted = False
     try:
-        run_parts(names, job, record, budget_s=budget, done=keep, say=lambda text: typer.echo(text, err=True))
-    except KeyboardInterrupt:
-        interrupted = True
+        is_whole = _ran_to_the_end(job, record, target, page, budget_s=budget)
     finally:
-        if not is_kept:
+        if work is None:
             shutil.rmtree(folder, ignore_errors=True)
     if not sys.stdout.isatty():
         os.environ.setdefault("COLUMNS", "160")
     show(record)
     typer.echo(f"wrote {target} and {page}")
-    raise typer.Exit(130 if interrupted else 0 if all(part.is_good for part in record.parts) else 1)
+    raise typer.Exit(int(not all(part.is_good for part in record.parts)) if is_whole else 130)
+
+
+def _ran_to_the_end(job: Job, record: Record, target: Path, page: Path, *, budget_s: float) -> bool:
+    """Runs the parts; False where Ctrl-C has ended them. Both files are written after each."""
+
+    def keep(part: Part) -> None:
+        record.partial = any(one.ending != "done" for one in record.parts)
+        record.write(target)
+        page.write_text(page_from_record(record), encoding="utf-8")
+        said = f"{part.name}: {part.ending}, {len(part.rows)} rows, {part.seconds:.0f} s {part.error}"
+        typer.echo(said.rstrip(), err=True)
+
+    names = [part.name for part in record.parts]
+    try:
+        run_parts(
+            names, job, record, budget_s=budget_s, done=keep, say=lambda text: typer.echo(text, err=True)
+        )
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
 def run() -> None:
@@ -169,6 +183,20 @@ def _precisions(text: str) -> tuple[str, ...]:
         if one not in _PRECISIONS:
             _refuse(f"no precision {one!r}; give of {', '.join(_PRECISIONS)}")
     return given
+
+
+def _check_there(option: str, path: str | None) -> None:
+    if path is not None and not Path(path).exists():
+        _refuse(f"{option} {path} is not there; give a path")
+
+
+def _install(wheels: Path) -> None:
+    if not wheels.is_dir():
+        _refuse(f"--wheels {wheels} is no folder; give one of .whl and .tar.gz files")
+    try:
+        typer.echo(f"installed {', '.join(install(wheels))}", err=True)
+    except NotInstalledError as error:
+        _refuse(str(error))
 
 
 def _absolute(path: str | None) -> str | None:
