@@ -313,7 +313,7 @@ class Model:
     def _images_of(self, source: str | Path) -> Iterable[Image | Path]:
         """What a name stands for: a video's frames, or image files."""
         if is_video(source):
-            return read_video(source, decoder=self._pool.options.decoder)
+            return read_video(source, decoder=self._pool.options.decoder, device=self._pool.device)
         return find_images([str(source)])
 
     def stats(self) -> Stats:

@@ -48,6 +48,10 @@ T = TypeVar("T")
 class Pool:
     """Workers and what feeds them. Made by `trt_yolo.load`, driven by `Model`.
 
+    Attributes:
+        options: How many workers there are, and how they are laid out.
+        device: The first GPU of its workers, as CUDA counts; 0 where they have none.
+
     Args:
         backend: What the workers run.
         options: How many of them, and how.
@@ -58,6 +62,7 @@ class Pool:
 
     def __init__(self, backend: BackendSpec, options: PoolOptions) -> None:
         self.options = options
+        self.device = next(iter(backend.devices), 0)
         self._pid = os.getpid()
         self._folder = _working_directory()
         self._is_copy = False
@@ -90,7 +95,7 @@ class Pool:
         self._feeder = Feeder(
             self._batcher,
             threads=options.decode_threads or default_decode_threads(len(available_cores())),
-            decode=decoder_for(options.decoder, device=next(iter(backend.devices), 0)),
+            decode=decoder_for(options.decoder, device=self.device),
             take_answers=self._supervisor.answers.wait,
             on_failure=self._fail,
         )
