@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trt_yolo.backends.cuda import Gpu
     from trt_yolo.manifest import Manifest
 
-_FATAL_ONLY = 4
+_ERRORS, _FATAL_ONLY = 3, 4
 _ON_GPU_ALONE = "session.disable_cpu_ep_fallback"
 _DO_NOT_WAIT = "disable_synchronize_execution_providers"
 _GRAPH_NUMBER = "gpu_graph_id"
@@ -205,6 +205,7 @@ class _Bindings(Execution):
     def _session_of(self, asked: Asked, *, on_gpu_alone: bool) -> Any:
         import onnxruntime
 
+        onnxruntime.set_default_logger_severity(_ERRORS)  # it warns of plugins that nobody has asked for
         _load_cuda_libraries(onnxruntime)
         if asked.cache is not None:
             asked.cache.mkdir(parents=True, exist_ok=True)
