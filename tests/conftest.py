@@ -83,7 +83,8 @@ def yolov8n_onnx(yolov8n: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def _exported(
     factory: pytest.TempPathFactory, *, source: Path | None = None, batch: str = "1", head: bool = False
 ) -> Path:
-    from trt_yolo.export.exporting import ExportOptions, export_model
+    from trt_yolo.export.exporting import export_model
+    from trt_yolo.export.options import ExportOptions
     from trt_yolo.export.weights import demo_checkpoint
     from trt_yolo.shapes import parse_batch
 

@@ -19,7 +19,8 @@ from trt_yolo.cores import available_cores
 from trt_yolo.demo.scenes import scene
 from trt_yolo.detections import Detections
 from trt_yolo.errors import BackendError, InputError, TrtYoloError, UnsupportedModelError
-from trt_yolo.export.exporting import ExportOptions, export_model
+from trt_yolo.export.exporting import export_model
+from trt_yolo.export.options import ExportOptions
 from trt_yolo.manifest import DEFAULT_ROWS
 from trt_yolo.shapes import BatchRange
 from trt_yolo.vision.nms import greedy_nms

@@ -23,7 +23,8 @@ from trt_yolo.engine.options import EngineOptions
 from trt_yolo.engine.plan import failed_log_path, manifest_path, plan_file
 from trt_yolo.engine.storing import manifest_of
 from trt_yolo.errors import ExportError, InputError
-from trt_yolo.export.exporting import ExportOptions, Precision, export_model
+from trt_yolo.export.exporting import export_model
+from trt_yolo.export.options import ExportOptions, Precision
 from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.manifest import METADATA_KEY
 from trt_yolo.precision.making import PrecisionOptions

@@ -15,7 +15,7 @@ from trt_yolo.engine.options import EngineOptions
 from trt_yolo.errors import ExportError, InputError, MissingDependencyError, TrtYoloError
 from trt_yolo.export import engine_from_model as stage
 from trt_yolo.export.engine_from_model import engine_from_model
-from trt_yolo.export.exporting import ExportOptions
+from trt_yolo.export.options import ExportOptions
 from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.precision.making import PrecisionOptions
 from trt_yolo.shapes import BatchRange

@@ -14,8 +14,9 @@ from tests.assertions import assert_detections_match
 from trt_yolo.demo.scenes import scene
 from trt_yolo.errors import ExportError, InputError, UnsupportedModelError
 from trt_yolo.export import exporting
-from trt_yolo.export.exporting import ExportOptions, export_model, export_to_cache
+from trt_yolo.export.exporting import export_model, export_to_cache
 from trt_yolo.export.from_ultralytics import onnx_from_ultralytics
+from trt_yolo.export.options import ExportOptions
 from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.manifest import METADATA_KEY, manifest_from_json
 from trt_yolo.shapes import BatchRange

@@ -16,13 +16,14 @@ from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend, open_session
 from trt_yolo.demo.scenes import scene
 from trt_yolo.errors import ExportError, InputError
 from trt_yolo.export import letterbox_in_graph
-from trt_yolo.export.exporting import ExportOptions, Precision, export_model
+from trt_yolo.export.exporting import export_model
 from trt_yolo.export.letterbox_in_graph import (
     LEVELS,
     check_letterbox,
     letterbox_alone,
     letterboxing_from_deploy,
 )
+from trt_yolo.export.options import ExportOptions, Precision
 from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.manifest import METADATA_KEY
 from trt_yolo.media.images import read_image

@@ -11,7 +11,8 @@ import pytest
 
 from tests.limits import assert_refused_within_limits
 from trt_yolo.errors import TrtYoloError
-from trt_yolo.export.exporting import ExportOptions, export_model
+from trt_yolo.export.exporting import export_model
+from trt_yolo.export.options import ExportOptions
 
 
 def _export(path: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from trt_yolo.export.exporting import ExportOptions, export_model
+from trt_yolo.export.exporting import export_model
+from trt_yolo.export.options import ExportOptions
 from trt_yolo.shapes import BatchRange
 
 trt: Any = pytest.importorskip("tensorrt_rtx", reason="extra `rtx` is not installed")

@@ -10,7 +10,8 @@ import pytest
 from trt_yolo.engine.device import Device, devices
 from trt_yolo.engine.from_onnx import engine_from_onnx
 from trt_yolo.engine.loadable import engine_at
-from trt_yolo.export.exporting import ExportOptions, Precision, export_model
+from trt_yolo.export.exporting import export_model
+from trt_yolo.export.options import ExportOptions, Precision
 from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.shapes import BatchRange
 

@@ -14,7 +14,8 @@ from trt_yolo.engine.device import Device
 from trt_yolo.engine.from_onnx import engine_from_onnx
 from trt_yolo.engine.loadable import engine_at
 from trt_yolo.errors import MissingDependencyError
-from trt_yolo.export.exporting import ExportOptions, export_model
+from trt_yolo.export.exporting import export_model
+from trt_yolo.export.options import ExportOptions
 from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.loading import load
 from trt_yolo.shapes import BatchRange

@@ -18,7 +18,8 @@ from trt_yolo.demo.scenes import scene
 from trt_yolo.detections import Detections
 from trt_yolo.engine.device import Device
 from trt_yolo.engine.self_test import self_test
-from trt_yolo.export.exporting import ExportOptions, Precision, export_model
+from trt_yolo.export.exporting import export_model
+from trt_yolo.export.options import ExportOptions, Precision
 from trt_yolo.export.parity import check_frames
 from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.loading import load

@@ -21,8 +21,9 @@ from trt_yolo.evaluation.coco import Accuracy
 from trt_yolo.evaluation.dataset import dataset_from_yaml, labels_of_all
 from trt_yolo.evaluation.evaluating import evaluate, samples
 from trt_yolo.evaluation.head_runner import HeadRunner
-from trt_yolo.export.exporting import ExportOptions, ExportReport, export_model
+from trt_yolo.export.exporting import ExportReport, export_model
 from trt_yolo.export.graph import FLOAT, FLOAT16
+from trt_yolo.export.options import ExportOptions
 from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.manifest import METADATA_KEY
 from trt_yolo.precision import making

@@ -15,7 +15,8 @@ from tests.assertions import share_matched
 from trt_yolo.demo.scenes import scene
 from trt_yolo.detections import Detections
 from trt_yolo.errors import ImageError
-from trt_yolo.export.exporting import ExportOptions, export_model
+from trt_yolo.export.exporting import export_model
+from trt_yolo.export.options import ExportOptions
 from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.loading import load
 from trt_yolo.manifest import Manifest

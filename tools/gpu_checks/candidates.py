@@ -22,7 +22,8 @@ from trt_yolo.engine.loadable import engine_at
 from trt_yolo.engine.options import EngineOptions
 from trt_yolo.engine.plan import Family
 from trt_yolo.errors import MissingDependencyError, TrtYoloError
-from trt_yolo.export.exporting import ExportOptions, Precision, export_model
+from trt_yolo.export.exporting import export_model
+from trt_yolo.export.options import ExportOptions, Precision
 from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.loading import GpuOptions, load_backend
 from trt_yolo.shapes import BatchRange

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
 import typer
 
 if TYPE_CHECKING:
-    from trt_yolo.export.exporting import ExportReport, Precision
+    from trt_yolo.export.exporting import ExportReport
+    from trt_yolo.export.options import Precision
     from trt_yolo.precision.report import PrecisionReport
 
 _CHECK_IMAGES = 16
@@ -152,7 +153,8 @@ def export(
     from trt_yolo.cli.engine_options import engine_options
     from trt_yolo.cli.render import print_json, progress_bar
     from trt_yolo.export.engine_from_model import DEFAULT_OUT, engine_from_model
-    from trt_yolo.export.exporting import Exporter, ExportOptions, export_model
+    from trt_yolo.export.exporting import export_model
+    from trt_yolo.export.options import Exporter, ExportOptions
     from trt_yolo.precision.calibration import Target
     from trt_yolo.precision.making import MethodChoice, PrecisionOptions
     from trt_yolo.shapes import parse_batch, parse_imgsz

@@ -14,7 +14,8 @@ from trt_yolo.engine.from_onnx import engine_from_onnx, manifest_of_onnx
 from trt_yolo.engine.library import chosen_family, installed_version
 from trt_yolo.engine.options import EngineOptions, check_family, check_profile
 from trt_yolo.errors import InputError, UnsupportedModelError
-from trt_yolo.export.exporting import Artifact, ExportOptions, ExportReport, export_model
+from trt_yolo.export.exporting import Artifact, ExportReport, export_model
+from trt_yolo.export.options import ExportOptions
 from trt_yolo.manifest import Manifest
 from trt_yolo.precision.making import Progress
 from trt_yolo.shapes import BatchRange

@@ -10,10 +10,9 @@ import dataclasses
 import datetime
 import logging
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
@@ -28,17 +27,18 @@ from trt_yolo.export import from_ultralytics
 from trt_yolo.export.blocks import UnknownBlockError
 from trt_yolo.export.checkpoint import read_checkpoint
 from trt_yolo.export.deploy_from_head import deploy_from_head
-from trt_yolo.export.graph import DEFAULT_OPSET, MAX_OPSET, MIN_OPSET, opset_of
+from trt_yolo.export.graph import DEFAULT_OPSET, opset_of
 from trt_yolo.export.head_from_checkpoint import checkpoint_from_file, head_from_checkpoint, trained_imgsz
 from trt_yolo.export.head_from_onnx import head_from_onnx, with_opset
 from trt_yolo.export.letterbox_in_graph import check_letterbox, letterboxing_from_deploy
+from trt_yolo.export.options import INT8_OPSET, ExportOptions
 from trt_yolo.export.parity import Frames, Parity, check_frames, check_parity
 from trt_yolo.export.weights import cache_folder
 from trt_yolo.export.writing import check_writable, file_sha256, write_together
 from trt_yolo.manifest import DEFAULT_ROWS, METADATA_KEY, Accuracy, Manifest
 from trt_yolo.precision.images import PrecisionImages, default_images, images_from
 from trt_yolo.precision.int8_for_cpu import cpu_network
-from trt_yolo.precision.making import PrecisionMaker, PrecisionOptions, Progress, fp16_unjudged
+from trt_yolo.precision.making import PrecisionMaker, Progress, fp16_unjudged
 from trt_yolo.precision.network import Network, network_of
 from trt_yolo.precision.report import PrecisionReport
 from trt_yolo.shapes import BatchRange
@@ -47,76 +47,7 @@ from trt_yolo.version import __version__
 if TYPE_CHECKING:
     from trt_yolo.engine.from_onnx import EngineReport
 
-Exporter = Literal["auto", "native", "ultralytics"]
-Precision = Literal["fp32", "fp16", "int8"]
-
-INT8_OPSET = 19  # the first with Q/DQ around FP16 tensors
-MAX_ROWS = 4096  # NMS compares every row with every other
-
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """What to export.
-
-    Attributes:
-        imgsz_hw: Height and width in pixels; None takes the model's own.
-        batch: None takes 1 for a checkpoint, and a given graph's own.
-        head: The head graph instead of the deploy graph.
-        source_hw: Height and width of the frames that come, for a letterbox in the graph; None: they come letterboxed.
-        opset: ONNX operator set; None takes 19 for a checkpoint, and a given graph's own.
-        rows: Candidates that NMS sees, and rows of the result, at most the number of anchors; None takes 512,
-            or a quarter of the anchors where that is less.
-        exporter: `native`, `ultralytics`, or `auto`: native where it knows the architecture.
-        precision: `fp32`, `fp16` or `int8`.
-        low_precision: How FP16 and int8 are made, and what they may cost.
-        data: Images to calibrate and to judge precision with: a data.yaml, folder or file pattern; None takes what
-            the model is known for, see `precision.images`.
-        check_images: Images for the parity check; none takes demo scenes.
-        check: Whether to run the parity check, which needs ONNX Runtime.
-        trust: Let Ultralytics run a pickle that names code off the allow-list.
-        verbose: Let Ultralytics print.
-    """
-
-    imgsz_hw: tuple[int, int] | None = None
-    batch: BatchRange | None = None
-    head: bool = False
-    source_hw: tuple[int, int] | None = None
-    opset: int | None = None
-    rows: int | None = None
-    exporter: Exporter = "auto"
-    precision: Precision = "fp32"
-    low_precision: PrecisionOptions = field(default_factory=PrecisionOptions)
-    data: str | None = None
-    check_images: Sequence[Path] = ()
-    check: bool = True
-    trust: bool = False
-    verbose: bool = False
-
-    def __post_init__(self) -> None:
-        if self.exporter not in get_args(Exporter):
-            raise InputError(
-                f"--exporter {self.exporter!r} does not exist; give {', '.join(get_args(Exporter))}"
-            )
-        if self.rows is not None and not 1 <= self.rows <= MAX_ROWS:
-            raise InputError(
-                f"--rows {self.rows} is not possible; give 1 to {MAX_ROWS}, such as {DEFAULT_ROWS}"
-            )
-        if self.source_hw is not None and self.head:
-            raise InputError(
-                "--head and --letterbox gpu were both given: a head graph has no letterbox; leave one out"
-            )
-        if self.opset is not None and not MIN_OPSET <= self.opset <= MAX_OPSET:
-            raise InputError(f"--opset {self.opset} is not supported; give {MIN_OPSET} to {MAX_OPSET}")
-        if self.precision not in get_args(Precision):
-            raise InputError(
-                f"precision {self.precision!r} does not exist; give {', '.join(get_args(Precision))}"
-            )
-        if self.precision == "int8" and self.opset is not None and self.opset < INT8_OPSET:
-            raise InputError(
-                f"--int8 needs opset {INT8_OPSET} or newer, asked for {self.opset}; leave --opset out"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
