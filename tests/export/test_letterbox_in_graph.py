@@ -174,6 +174,12 @@ def test_int8_finds_the_same(target: Any, tmp_path: Path) -> None:
         OnnxRuntimeBackend(changed.SerializeToString()) as letterboxing,
     ):
         assert _same(ordinary, letterboxing, [_camera_frame(index) for index in range(6)], score=0.1) > 10
+    if target == "tensorrt":
+        pytest.importorskip("tensorrt_rtx", reason="extra `rtx` is not installed")
+        from trt_yolo.engine.from_onnx import engine_from_onnx
+
+        onnx.save(changed, tmp_path / "camera-int8.onnx")
+        assert engine_from_onnx(tmp_path / "camera-int8.onnx", check=False).manifest.source_hw == CAMERA
 
 
 def test_yolov8n_finds_the_same_in_photos(yolov8n: Path, val_images: list[Path], tmp_path: Path) -> None:

@@ -270,3 +270,13 @@ def test_layers_of_tensorrts_own(engine: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (only.name, only.kind, only.precision) == ("model.0.conv", "CaskConvolution", "fp16")
     assert found.notes == ()
     assert found.facts["runs on"] == "8.6, 8.9"
+
+
+def test_frames_have_the_size_that_goes_in(tmp_path: Path) -> None:
+    """Of an engine with the letterbox in it, the camera's."""
+    plan = tensorrt_plan()
+    for source_hw, wanted in ((None, (64, 96)), ((270, 480), (270, 480))):
+        manifest = dataclasses.replace(manifest_for(plan), source_hw=source_hw)
+        write_pair(tmp_path / "model.engine", plan, manifest)
+        frames = inspection_from_engine(tmp_path / "model.engine").inputs[0]
+        assert (frames.name, frames.shape) == ("frames", ("batch", *wanted, 3))

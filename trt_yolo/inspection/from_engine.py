@@ -91,7 +91,7 @@ def _empty(engine: Engine) -> Inspection:
 def _tensors(manifest: Manifest) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Inputs and outputs, as every graph of its kind has them."""
     batch = manifest.batch.minimum if manifest.batch.is_static else "batch"
-    height, width = manifest.imgsz_hw
+    height, width = manifest.frame_hw
     if manifest.graph == "head":
         classes = 4 + len(manifest.names)
         images = Tensor(name="images", dtype="", shape=(batch, 3, height, width))
