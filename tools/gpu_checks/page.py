@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 
 from gpu_checks.record import Part, Record
-from gpu_checks.table import WORDS, heading, value_text
+from gpu_checks.table import WORDS, figure_text, goal_text, heading, value_text
 from trt_yolo.bench.page_parts import STYLE
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -41,8 +41,8 @@ def _warning(record: Record) -> str:
 def _cards(record: Record) -> str:
     """The figures that have a goal."""
     return "".join(
-        f'<div class="card"><h3>{html.escape(row.name)}</h3><p class="figure">{html.escape(value_text(row))}</p>'
-        f'<p class="{_MARKS[row.state]}">{WORDS[row.state]}</p></div>'
+        f'<div class="card"><h3>{html.escape(row.name)}</h3><p class="figure">{html.escape(figure_text(row))}</p>'
+        f'<p class="{_MARKS[row.state]}">{html.escape(goal_text(row))}</p></div>'
         for part, row in record.rows
         if row.goal and part == "bench"
     )
@@ -50,8 +50,9 @@ def _cards(record: Record) -> str:
 
 def _part(part: Part) -> str:
     rows = "".join(
-        f'<tr><td>{html.escape(row.name)}</td><td class="{_MARKS[row.state]}">{WORDS[row.state]}</td>'
-        f"<td>{html.escape(value_text(row))}</td><td>{html.escape(row.note)}</td></tr>"
+        f'<tr><td>{html.escape(row.name)}</td><td class="scope {_MARKS[row.state]}">{WORDS[row.state]}</td>'
+        f'<td class="scope">{html.escape(value_text(row))}</td>'
+        f"<td>{html.escape(row.note)}</td></tr>"
         for row in part.rows
     )
     error = f'<p class="bad">{html.escape(part.error)}</p>' if part.error else ""

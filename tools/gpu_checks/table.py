@@ -31,14 +31,28 @@ def heading(record: Record) -> str:
 
 def value_text(row: Row) -> str:
     """Value, unit, interval and goal."""
+    goal = f"({row.goal})" if row.goal else ""
+    return " ".join(one for one in (figure_text(row), interval_text(row), goal) if one)
+
+
+def figure_text(row: Row) -> str:
+    """Value and unit."""
     if row.value is None:
-        return f"({row.goal})" if row.goal else ""
+        return ""
     number = row.value if isinstance(row.value, str) else number_text(row.value)
-    interval = (
-        f" [{number_text(row.low)}, {number_text(row.high)}]" if None not in (row.low, row.high) else ""
-    )
-    goal = f" ({row.goal})" if row.goal else ""
-    return f"{number} {row.unit}".strip() + interval + goal
+    return f"{number} {row.unit}".strip()
+
+
+def interval_text(row: Row) -> str:
+    """The interval, where there is one."""
+    if row.value is None or row.low is None or row.high is None:
+        return ""
+    return f"[{number_text(row.low)}, {number_text(row.high)}]"
+
+
+def goal_text(row: Row) -> str:
+    """Interval, goal, and whether it is reached."""
+    return ", ".join(one for one in (interval_text(row), f"goal {row.goal}", WORDS[row.state]) if one)
 
 
 def number_text(value: float | None) -> str:

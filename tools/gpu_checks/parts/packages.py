@@ -40,11 +40,9 @@ def run(job: Job, report: Report) -> None:
                 note=f"compute capability {gpu.compute_capability}, {memory}",
             )
         )
-    report(
-        Row(
-            name="driver", value=driver_version() or None, note=f"for CUDA {cuda_version() or 'nobody knows'}"
-        )
-    )
+    cuda = cuda_version()
+    note = f"for CUDA {cuda}" if cuda else "none found"
+    report(Row(name="driver", state="info" if cuda else "absent", value=driver_version() or None, note=note))
     report(Row(name="MPS", value="running" if is_mps_running() else "not running"))
     for package, module in _MODULES.items():
         version = probe(package).version
