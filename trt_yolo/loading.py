@@ -125,7 +125,12 @@ class GpuOptions:
     provider: ProviderName = "auto"
 
     def check(self, model: str | Path | None, *, workers: int, slots: int) -> None:
-        """Raises InputError for what makes no sense, or not with this model; see also `chosen_provider`."""
+        """Whether that makes sense, and with this model.
+
+        Raises:
+            InputError: It does not.
+            MissingDependencyError: The provider cannot be used here.
+        """
         on_gpu = model is not None and is_engine(model)
         if on_gpu and self.provider != "auto":
             raise InputError(

@@ -16,7 +16,8 @@ from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.shapes import BatchRange
 
 
-def _need(what: bool, reason: str) -> None:
+def need(what: bool, reason: str) -> None:
+    """Skips where that is not so; fails where `TRT_YOLO_REQUIRE_GPU=1`."""
     if what:
         return
     if os.environ.get("TRT_YOLO_REQUIRE_GPU") == "1":
@@ -28,7 +29,7 @@ def _need(what: bool, reason: str) -> None:
 def gpu() -> Device:
     """The first GPU."""
     found = devices()
-    _need(bool(found), "no NVIDIA GPU answers here")
+    need(bool(found), "no NVIDIA GPU answers here")
     return found[0]
 
 
@@ -47,6 +48,6 @@ def engines(gpu: Device, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         options = ExportOptions(precision=precision, batch=batch)
         onnx = export_model(demo_checkpoint(), out=folder, options=options).artifacts[0].path
         engine = engine_from_onnx(onnx).path
-        _need(not engine_at(engine).problem, engine_at(engine).problem)
+        need(not engine_at(engine).problem, engine_at(engine).problem)
         made[name] = (engine, onnx)
     return made

@@ -132,8 +132,8 @@ def _used_bytes() -> int:
     gpu = Gpu(0)
     try:
         with gpu.current():
-            free, total = gpu._cuda.mem_get_info()
-            return int(total - free)
+            free, total = gpu.free_and_total_bytes()
+            return total - free
     finally:
         gpu.close()
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.assertions import share_matched
+from tests.gpu.conftest import need
 from trt_yolo.backends.onnxruntime_providers import unusable
 from trt_yolo.demo.scenes import scene
 from trt_yolo.engine.device import Device
@@ -64,8 +65,8 @@ def test_an_engine(onnx: tuple[Path, Path], workers: int) -> None:
         engine = engine_from_onnx(camera).path
     except MissingDependencyError as error:
         pytest.skip(str(error))
-    if problem := engine_at(engine).problem:
-        pytest.skip(problem)
+    problem = engine_at(engine).problem
+    need(not problem, problem)
     _check(engine, ordinary, workers)
 
 

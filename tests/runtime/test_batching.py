@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from trt_yolo.errors import ClosedError, WorkerError
-from trt_yolo.runtime.batching import Batch, Batcher, Lane, Place
+from trt_yolo.runtime.batch import Batch, Lane, Place
+from trt_yolo.runtime.batching import Batcher
 from trt_yolo.runtime.jobs import Group, Job, Thresholds
-from trt_yolo.runtime.ring import Ring, RingError, RingShape, Slot, State
+from trt_yolo.runtime.ring import Ring, RingError, Slot, State
+from trt_yolo.runtime.ring_shape import RingShape
 
 LONG_S = 3600.0
 DEFAULT = Thresholds()

@@ -15,7 +15,8 @@ from trt_yolo.errors import BackendError, FrameError
 from trt_yolo.runtime.model import Model
 from trt_yolo.runtime.options import PoolOptions
 from trt_yolo.runtime.pool import Pool
-from trt_yolo.runtime.ring import Ring, RingShape, State, Task
+from trt_yolo.runtime.ring import Ring, State, Task
+from trt_yolo.runtime.ring_shape import RingShape
 from trt_yolo.runtime.wake import Wake
 from trt_yolo.runtime.worker import BackendSpec, run_slots
 

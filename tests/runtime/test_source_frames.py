@@ -21,7 +21,8 @@ from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.loading import load
 from trt_yolo.manifest import Manifest
 from trt_yolo.runtime.process import RingOptions
-from trt_yolo.runtime.ring import Payload, Ring, RingShape
+from trt_yolo.runtime.ring import Payload, Ring
+from trt_yolo.runtime.ring_shape import RingShape
 from trt_yolo.shapes import BatchRange
 
 Image = npt.NDArray[np.uint8]

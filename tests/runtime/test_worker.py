@@ -14,7 +14,8 @@ from tests.runtime.models import marked, pids, pool_model, tiny_manifest
 from trt_yolo.backends.null import NullBackend
 from trt_yolo.cores import available_cores, share_cores
 from trt_yolo.demo.scenes import scene
-from trt_yolo.runtime.ring import Ring, RingShape, State, Task
+from trt_yolo.runtime.ring import Ring, State, Task
+from trt_yolo.runtime.ring_shape import RingShape
 from trt_yolo.runtime.wake import Wake
 from trt_yolo.runtime.worker import BackendSpec, WorkerSpec, run_slots
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from gpu_checks.job import Job, Report
+from gpu_checks.job import Job, Report, silent
 from gpu_checks.record import Row
 from trt_yolo.backends.base import Backend
 from trt_yolo.backends.onnxruntime_providers import PROVIDERS, ProviderName, unusable
@@ -30,7 +30,6 @@ from trt_yolo.shapes import BatchRange
 
 DYNAMIC = BatchRange(1, 16)
 BATCHES = (BatchRange(1, 1), DYNAMIC)
-SILENT: Report = lambda row: None  # noqa: E731  a name says more than a def here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +68,7 @@ class Candidate:
         return load_backend(self.path, provider=self.provider)
 
 
-def onnx_files(job: Job, report: Report = SILENT) -> list[Path]:
+def onnx_files(job: Job, report: Report = silent) -> list[Path]:
     """The graphs: each precision, static and dynamic; of a graph that was given, that one."""
     if job.model is not None and job.model.endswith(".onnx"):
         return [Path(job.model)]
@@ -87,9 +86,8 @@ def _exported(job: Job, source: Path, precision: str, batch: BatchRange, report:
     there, begun = sorted(folder.glob("*.onnx")), folder / "begun"
     if there:
         return there[0]
-    if begun.exists() and begun.read_text() != str(
-        os.getpid()
-    ):  # an earlier part had no time for it, or failed
+    is_mine = not begun.exists() or begun.read_text() == str(os.getpid())
+    if not is_mine:  # an earlier part had no time for it, or failed
         return None
     folder.mkdir(parents=True, exist_ok=True)
     begun.write_text(str(os.getpid()))
@@ -105,7 +103,7 @@ def _exported(job: Job, source: Path, precision: str, batch: BatchRange, report:
     return made.artifacts[0].path
 
 
-def engines(job: Job, report: Report = SILENT) -> list[tuple[Path, Path, Family]]:
+def engines(job: Job, report: Report = silent) -> list[tuple[Path, Path, Family]]:
     """Engine, its ONNX and its builder, for each builder that is there."""
     found = []
     for family in MODULES:
@@ -151,9 +149,9 @@ def _built(job: Job, onnx: Path, family: Family, report: Report) -> Path | None:
     return built.path
 
 
-def candidates(job: Job, report: Report = SILENT) -> list[Candidate]:
+def candidates(job: Job, report: Report = silent) -> list[Candidate]:
     """All that runs here, the best first: TensorRT, TensorRT for RTX, ONNX Runtime's providers."""
-    found = [one for one in _engine_candidates(job, report)] if not job.rehearse else []
+    found = list(_engine_candidates(job, report)) if not job.rehearse else []
     providers: tuple[str, ...] = ("cpu",) if job.rehearse else tuple(PROVIDERS)
     for provider in providers:
         reason = "" if provider == "cpu" else unusable(provider)

@@ -14,6 +14,10 @@ from gpu_checks.record import Row
 Report = Callable[[Row], None]
 
 
+def silent(_: Row) -> None:
+    """For rows that another part reports."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """What a part is told.

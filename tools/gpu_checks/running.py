@@ -52,9 +52,9 @@ def run_parts(
     end_s = time.time() + budget_s
     for number, name in enumerate(names):
         part = next(one for one in record.parts if one.name == name)
-        rest = sum(SHARES.get(one, 10) for one in names[number:])
+        rest = sum(SHARES[one] for one in names[number:])
         left_s = end_s - time.time()
-        limit_s = max(1.0, left_s * SHARES.get(name, 10) / rest, min(_LEAST_S, left_s))
+        limit_s = max(1.0, left_s * SHARES[name] / rest, min(_LEAST_S, left_s))
         say(f"{name}: up to {limit_s:.0f} s")
         try:
             _run(part, dataclasses.replace(job, deadline_s=time.time() + _OWN_END * limit_s), limit_s)

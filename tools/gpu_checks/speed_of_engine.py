@@ -14,7 +14,7 @@ from gpu_checks.speed import OFFLINE, Metered, Speed, rate, ratio
 from trt_yolo.bench.measuring import Measured, measure
 from trt_yolo.bench.scenario import Scenario
 from trt_yolo.bench.statistics import Ratio
-from trt_yolo.bench.window import Contender, Window
+from trt_yolo.bench.window import Contender, Named, Window
 from trt_yolo.errors import TrtYoloError
 from trt_yolo.telemetry import Nvml, PowerMeter
 
@@ -138,16 +138,6 @@ def _median_ms(window: Window) -> float:
     return float(np.median([query.latency_ms for query in window.queries]))
 
 
-class _Named:
-    """A contender under another name."""
-
-    def __init__(self, inner: Contender, name: str) -> None:
-        self.inner, self.name, self.is_continuous = inner, name, inner.is_continuous
-
-    def window(self, seconds: float) -> Window:
-        return self.inner.window(seconds)
-
-
 def layouts(speed: Speed, candidate: Candidate, batch: int, *, on_gpu: bool) -> None:
     """Workers, streams and graphs in turn, all of them loaded; and whether the default is the best of them."""
     with contextlib.ExitStack() as stack:
@@ -157,7 +147,7 @@ def layouts(speed: Speed, candidate: Candidate, batch: int, *, on_gpu: bool) -> 
             try:
                 gpu = {"streams": streams, "graphs": graphs}
                 subject = stack.enter_context(speed.subject(candidate, gpu=gpu, batch=batch, workers=workers))
-                contenders.append(_Named(subject.contender("infer", OFFLINE, seed=0), name))
+                contenders.append(Named(subject.contender("infer", OFFLINE, seed=0), name))
             except TrtYoloError as error:
                 speed.report(Row(name=name, state="failed", note=str(error)))
         if contenders:

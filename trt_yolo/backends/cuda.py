@@ -8,14 +8,14 @@ Knows no models.
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from trt_yolo.errors import BackendError, DeviceError, MissingDependencyError
+from trt_yolo.errors import BackendError, DeviceError
+from trt_yolo.importing import import_or_refuse
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -205,13 +205,5 @@ class Gpu:
 
 
 def _imported(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except (ImportError, OSError, RuntimeError) as error:
-        package = (
-            module.split(".")[0].replace("cuda", "cuda-bindings") if module.startswith("cuda") else "pycuda"
-        )
-        raise MissingDependencyError(
-            f"running on a GPU needs {package}, which does not import ({' '.join(str(error).split())[:200]}); "
-            "pip install 'trt-yolo[gpu]'"
-        ) from error
+    package = "pycuda" if module.startswith("pycuda") else "cuda-bindings"
+    return import_or_refuse(module, purpose="running on a GPU", package=package, extra="gpu")

@@ -90,12 +90,14 @@ class GpuBackend(Backend):
     @property
     def about(self) -> dict[str, str]:
         """The GPU, how slots reach it, whether graphs are captured."""
-        said = [lane.graphs for lane in self._lanes]
+        telling = next(
+            (lane for lane in self._lanes if lane.refused), self._lanes[0] if self._lanes else None
+        )
         return {
             "gpu": f"{self.gpu.index}: {self.gpu.name}",
             "memory": self.memory_strategy,
             "streams": str(self.at_once),
-            "graphs": next((one for one in said if one.startswith("not")), said[0] if said else "off"),
+            "graphs": "off" if telling is None else telling.graphs,
         }
 
     def begin_into(self, frames_bgr: Frames, rows: Rows, *, count: int, conf: float, iou: float) -> Flight:

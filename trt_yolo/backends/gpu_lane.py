@@ -33,9 +33,13 @@ class Execution(abc.ABC):
 
     Attributes:
         may_capture: Whether what it enqueues may be captured in a graph with the copies around it.
+        graphs: What it says of graphs that it captures by itself; empty where it leaves that to others.
+        refused: Why it could capture none by itself, though it was to; empty where nothing was refused.
     """
 
     may_capture = True
+    graphs = ""
+    refused = ""
 
     @abc.abstractmethod
     def prepared(self, batch: int, addresses: Mapping[str, int]) -> Callable[[], None]:
@@ -49,11 +53,6 @@ class Execution(abc.ABC):
     @abc.abstractmethod
     def run_head(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """(N, 4 + classes, anchors) float32 of a head graph's (N, 3, H, W) float32 images; waits for it."""
-
-    @property
-    def graphs(self) -> str:
-        """What it says of graphs that it captures by itself; empty where it leaves that to others."""
-        return ""
 
     def close(self) -> None:  # noqa: B027  it may hold nothing
         """Gives back what it has on the device."""
@@ -100,10 +99,15 @@ class Lane:
         self.unconverged: Rows = gpu.pinned((self._largest, 1), np.float32)
 
     @property
+    def refused(self) -> str:
+        """Why no graph could be captured; empty where none was refused."""
+        return self._captures.refused or self.execution.refused
+
+    @property
     def graphs(self) -> str:
         """Whether batches are captured, for people."""
-        if refused := self._captures.refused:
-            return f"not captured: {refused}"
+        if self.refused:
+            return f"not captured: {self.refused}"
         return self.execution.graphs or ("captured" if self._graphs else "off")
 
     def staging(self) -> tuple[Frames, Rows]:

@@ -89,19 +89,15 @@ class OnnxRuntimeGpuBackend(GpuBackend):
 
     def _execution(self, stream: Any) -> Execution:
         provider = PROVIDERS[self.provider]
+        is_refused = any(lane.refused for lane in self._lanes)  # then the next one is not asked
         asked = Asked(
             device=self.gpu.index,
             stream=int(stream.handle),
-            graphs=self._graphs and provider.may_capture(self.manifest) and not self._lanes_refuse,
+            graphs=self._graphs and provider.may_capture(self.manifest) and not is_refused,
             manifest=self.manifest,
             cache=self._cache,
         )
         return _Bindings(self.gpu, self._path, provider, asked, is_first=not self._lanes)
-
-    @property
-    def _lanes_refuse(self) -> bool:
-        """Whether an earlier lane could not have graphs: the next is not asked."""
-        return any(lane.graphs.startswith("not") for lane in self._lanes)
 
 
 class _Bindings(Execution):
@@ -120,13 +116,8 @@ class _Bindings(Execution):
     def __init__(self, gpu: Gpu, path: Path, provider: Provider, asked: Asked, *, is_first: bool) -> None:
         self._gpu, self._path, self._provider, self._asked = gpu, path, provider, asked
         self._calls: dict[tuple[int, ...], Callable[[], None]] = {}
-        self._graphs = "captured by ONNX Runtime" if asked.graphs else "off"
+        self.graphs = "captured by ONNX Runtime" if asked.graphs else "off"
         self._session: Any = self._opened(is_first)
-
-    @property
-    def graphs(self) -> str:
-        """See `Execution`."""
-        return self._graphs
 
     def prepared(self, batch: int, addresses: Mapping[str, int]) -> Callable[[], None]:
         """See `Execution`."""
@@ -193,7 +184,7 @@ class _Bindings(Execution):
             refused = str(error)
         self._asked = dataclasses.replace(self._asked, graphs=False)
         session = self._session_of(self._asked, on_gpu_alone=False)  # what is broken is raised here
-        self._graphs = f"not captured: {refused}"
+        self.refused = refused
         if is_first:
             _log.warning(
                 "ONNX Runtime captures no CUDA graph, and may run operators of %s on the CPU: %s",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from trt_yolo.engine.device import devices
+from trt_yolo.engine.device import NO_GPU, devices
 from trt_yolo.errors import InputError, MissingDependencyError
 from trt_yolo.manifest import Manifest
 
@@ -73,8 +73,7 @@ class Provider:
 
         Several batch sizes need several graphs; and a head graph's images lie at another address each time.
         """
-        is_static = manifest.batch.minimum == manifest.batch.maximum
-        return manifest.graph != "head" and (is_static or self.graphs_by_number)
+        return manifest.graph != "head" and (manifest.batch.is_static or self.graphs_by_number)
 
 
 def _on_device(asked: Asked) -> Options:
@@ -89,14 +88,12 @@ def _cuda(asked: Asked) -> Options:
 
 
 def _tensorrt(asked: Asked) -> Options:
-    lower = (
-        asked.manifest.precision != "fp32"
-    )  # its networks are not strongly typed: it may use what is named
+    # its networks are not strongly typed: it may use the precisions that are named
     return (
         _on_device(asked)
         | {
             "trt_cuda_graph_enable": _flag(asked.graphs),
-            "trt_fp16_enable": _flag(lower),
+            "trt_fp16_enable": _flag(asked.manifest.precision != "fp32"),
             "trt_int8_enable": _flag(asked.manifest.precision == "int8"),
         }
         | _kept(
@@ -131,7 +128,7 @@ def _kept(asked: Asked, *paths: str, also: tuple[str, ...] = ()) -> Options:
 def _profile(manifest: Manifest, option: str) -> Options:
     """The range of a dynamic batch; static ones need none."""
     batch = manifest.batch
-    if batch.minimum == batch.maximum or manifest.graph == "head":
+    if batch.is_static or manifest.graph == "head":
         return {}
     frame = "x".join(str(side) for side in (*manifest.frame_hw, 3))
     sizes = {"min": batch.minimum, "opt": batch.maximum, "max": batch.maximum}
@@ -178,7 +175,7 @@ def chosen_provider(wanted: str) -> tuple[str, str]:
 def unusable(provider: str) -> str:
     """Why a provider for GPUs cannot be used here; empty where it can."""
     if not devices():
-        return "no NVIDIA GPU answers; see trt-yolo doctor"
+        return NO_GPU
     known = PROVIDERS[provider]
     try:
         onnxruntime = importlib.import_module("onnxruntime")

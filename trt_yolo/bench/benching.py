@@ -26,7 +26,7 @@ from trt_yolo.bench.reporting import PEER, Collected, Sample, best_of, compariso
 from trt_yolo.bench.result import Report, Setting
 from trt_yolo.bench.scenario import Scenario
 from trt_yolo.bench.subject import Layout, Subject, open_subject
-from trt_yolo.bench.window import Contender, Window
+from trt_yolo.bench.window import Contender, Named
 from trt_yolo.bench.yardstick import Yardstick
 from trt_yolo.errors import InputError, TrtYoloError
 from trt_yolo.telemetry import PowerMeter
@@ -274,7 +274,7 @@ class Bench:
         table: Sequence[tuple[Contender, Collected, str]],
     ) -> Contender:
         """What warms it up: what a queue or a killer would disturb is warmed up by plain throughput."""
-        inner = contender.inner if isinstance(contender, _Named) else contender
+        inner = contender.inner if isinstance(contender, Named) else contender
         if not inner.is_continuous and not isinstance(inner, WithKills):
             return contender
         run = next(run for one, run, _ in table if one is inner)
@@ -288,7 +288,7 @@ class Bench:
 
         @contextlib.contextmanager
         def around(contender: Contender) -> Iterator[None]:
-            inner = contender.inner if isinstance(contender, _Named) else contender
+            inner = contender.inner if isinstance(contender, Named) else contender
             run, name = next((run, name) for one, run, name in table if one is inner)
             if name == self.options.scopes[0]:
                 self._yardstick.read()
@@ -328,18 +328,8 @@ class Bench:
         return dataclasses.replace(report, advice=tuple(advice_for(report)))
 
 
-class _Named:
-    """A contender under a name that tells it from those of other models, for progress."""
-
-    def __init__(self, inner: Contender, name: str) -> None:
-        self.inner, self.name, self.is_continuous = inner, name, inner.is_continuous
-
-    def window(self, seconds: float) -> Window:
-        return self.inner.window(seconds)
-
-
 def _named(contender: Contender, run: Collected, name: str, models: int) -> Contender:
-    return _Named(contender, f"{run.facts.name} {name}" if models > 1 else name)
+    return Named(contender, f"{run.facts.name} {name}" if models > 1 else name)
 
 
 def _names(models: Sequence[str | None]) -> list[str]:

@@ -59,7 +59,6 @@ class FilesToDetections:
         self.name = name
         self.is_continuous = scenario.is_open
         self._model, self._scenario, self._seed = model, scenario, seed
-        self._paths = paths
         self._files = itertools.cycle(paths)
         self._tolerates = tolerates
         self._frames: list[npt.NDArray[np.uint8]] = []

@@ -56,7 +56,7 @@ class WithKills:
         finally:
             stopped.set()
             thread.join()
-            self._await_all(len(self._model.stats().workers))
+            self._await_all(self._model.workers)
 
     def _kill(self, stopped: threading.Event) -> None:
         while not stopped.wait(max(0.0, self._next_s - time.perf_counter())):
@@ -82,7 +82,7 @@ class WithKills:
             time.sleep(_LOOK_S)
 
     def _ready(self) -> list[int]:
-        return [worker.pid for worker in self._model.stats().workers if worker.is_ready and worker.pid]
+        return self._model.ready_pids
 
 
 def recovery_of(

@@ -86,3 +86,18 @@ class Contender(Protocol):
         Raises:
             TrtYoloError: It failed.
         """
+
+
+class Named:
+    """A contender under another name, which tells it from those of other models or settings.
+
+    Attributes:
+        inner: The contender.
+    """
+
+    def __init__(self, inner: Contender, name: str) -> None:
+        self.inner, self.name, self.is_continuous = inner, name, inner.is_continuous
+
+    def window(self, seconds: float) -> Window:
+        """See `Contender`."""
+        return self.inner.window(seconds)

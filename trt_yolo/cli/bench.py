@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Optional, cast
 import typer
 
 from trt_yolo.cli.bench_runtime import bench_runtime
+from trt_yolo.cli.gpu_options import DecoderOption, DevicesOption, ProviderOption, devices_of
 
 if TYPE_CHECKING:
     from trt_yolo.backends.onnxruntime_providers import ProviderName
@@ -97,14 +98,10 @@ def bench(
         Optional[int],  # noqa: UP045
         typer.Option(help="Threads that decode and letterbox.", show_default="half of the cores, 2 to 8"),
     ] = None,
-    devices: Annotated[str, typer.Option(help="GPUs, such as 0,1.")] = "0",
+    devices: DevicesOption = "0",
     graphs: Annotated[bool, typer.Option(help="Whether a GPU's batches are captured as graphs.")] = True,
-    provider: Annotated[
-        str, typer.Option(help="For an .onnx: auto, cpu, cuda, tensorrt or nv-tensorrt-rtx.")
-    ] = "auto",
-    decoder: Annotated[
-        str, typer.Option(help="What decodes files: cpu, gpu, or auto, the faster one.")
-    ] = "auto",
+    provider: ProviderOption = "auto",
+    decoder: DecoderOption = "auto",
     peers: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="With offline: others on the same images, all or names."),
@@ -150,7 +147,6 @@ def bench(
         share_of,
     )
     from trt_yolo.bench.scenario import scenario_words, split_words
-    from trt_yolo.cli.predict import devices_of
 
     given = list(words or []) + (scenario_words(scenario) if scenario is not None else [])
     models, loads = split_words(given)

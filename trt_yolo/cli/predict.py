@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
 
 import typer
 
+from trt_yolo.cli.gpu_options import DecoderOption, DevicesOption, ProviderOption, devices_of
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -47,13 +49,9 @@ def predict(
         Optional[int],  # noqa: UP045
         typer.Option(help="Batches under way on a GPU at once, in each worker.", show_default="2"),
     ] = None,
-    devices: Annotated[str, typer.Option(help="GPUs, such as 0,1.")] = "0",
-    provider: Annotated[
-        str, typer.Option(help="For an .onnx: auto, cpu, cuda, tensorrt or nv-tensorrt-rtx.")
-    ] = "auto",
-    decoder: Annotated[
-        str, typer.Option(help="What decodes files: cpu, gpu, or auto, the faster one.")
-    ] = "auto",
+    devices: DevicesOption = "0",
+    provider: ProviderOption = "auto",
+    decoder: DecoderOption = "auto",
     spin: Annotated[
         bool, typer.Option("--spin", help="Wait for a GPU without sleeping: lowest latency.")
     ] = False,
@@ -100,12 +98,12 @@ def predict(
             bar.advance(task)
             if result.error is not None:
                 failed += 1
-                warn(f"{_expected(result.error)} (skipped)")
+                warn(f"{expected(result.error)} (skipped)")
                 continue
             if path in drawn and result.image is not None:
                 writers.write(path, functools.partial(_save, drawn[path], result.image, result.detections))
             if json_line:
-                print_json(_json_object(path, result.detections))
+                print_json(json_object(path, result.detections))
             else:
                 rows.append([str(path), str(len(result.detections)), _summary(result.detections)])
             failed += _not_drawn(writers)
@@ -121,17 +119,7 @@ def predict(
         raise typer.Exit(1)
 
 
-def devices_of(text: str) -> list[int]:
-    """The GPUs of `0,1`."""
-    from trt_yolo.errors import InputError
-
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and len(part) < 4 for part in parts):
-        raise InputError(f"--devices {text!r} names no GPUs; give their numbers, such as 0,1")
-    return [int(part) for part in parts]
-
-
-def _expected(error: Exception) -> Exception:
+def expected(error: Exception) -> Exception:
     """The error, if it is about its image alone; all others end the command."""
     from trt_yolo.errors import FrameError, ImageError
 
@@ -185,7 +173,8 @@ def _class_ids(text: str | None, names: dict[int, str]) -> list[int] | None:
     return ids
 
 
-def _json_object(path: Path, detections: Detections) -> dict[str, object]:
+def json_object(path: Path, detections: Detections) -> dict[str, object]:
+    """An image's detections for a line of JSON."""
     height, width = detections.image_hw
     return {"path": str(path), "height": height, "width": width, "detections": detections.to_dicts()}
 
@@ -197,6 +186,22 @@ def _summary(detections: Detections) -> str:
 
 def _drawn_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
     """Where each drawn image goes: under its own name, numbered where two are called the same."""
+    made_folder(folder)
+    taken = {path.resolve() for path in paths}  # never over a source
+    targets: dict[Path, Path] = {}
+    for path in dict.fromkeys(paths):
+        names = itertools.chain([f"{path.stem}.jpg"], (f"{path.stem}_{n}.jpg" for n in itertools.count(1)))
+        targets[path] = next(folder / name for name in names if (folder / name).resolve() not in taken)
+        taken.add(targets[path].resolve())
+    return targets
+
+
+def made_folder(folder: Path) -> Path:
+    """The folder, which is there now.
+
+    Raises:
+        InputError: It cannot be made.
+    """
     from trt_yolo.errors import InputError
 
     try:
@@ -205,13 +210,7 @@ def _drawn_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
         raise InputError(
             f"cannot write to {folder}: {error.strerror}; give another folder with --save"
         ) from error
-    taken = {path.resolve() for path in paths}  # never over a source
-    targets: dict[Path, Path] = {}
-    for path in dict.fromkeys(paths):
-        names = itertools.chain([f"{path.stem}.jpg"], (f"{path.stem}_{n}.jpg" for n in itertools.count(1)))
-        targets[path] = next(folder / name for name in names if (folder / name).resolve() not in taken)
-        taken.add(targets[path].resolve())
-    return targets
+    return folder
 
 
 def _save(target: Path, image: npt.NDArray[np.uint8], detections: Detections) -> None:

@@ -54,21 +54,21 @@ def predict_video(
     Raises:
         InputError: It is no video, or is cut short; what was found until then is told.
     """
+    from trt_yolo.cli.predict import expected, json_object, made_folder
     from trt_yolo.cli.render import print_json, warn
-    from trt_yolo.errors import FrameError, ImageError
 
     counts: Counter[str] = Counter()
     frames = objects = failed = 0
-    target = None if folder is None else _made(folder / video.stem)
+    target = None if folder is None else made_folder(folder / video.stem)
     try:
         for result in model.stream(video, keep_images=target is not None, **thresholds):
             advance()
             frames += 1
-            if isinstance(result.error, ImageError | FrameError):
+            if result.error is not None:
                 failed += 1
-                warn(f"{video}: {result.error} (skipped)")
+                warn(f"{video}: {expected(result.error)} (skipped)")
                 continue
-            detections = result.detections  # raises any other error
+            detections = result.detections
             objects += len(detections)
             counts.update(detections.name(index) for index in detections.class_id.tolist())
             if target is not None and result.image is not None:
@@ -77,29 +77,9 @@ def predict_video(
                     functools.partial(save, target / f"{result.index:06d}.jpg", result.image, detections),
                 )
             if json_line:
-                print_json(_json_object(video, result.index, detections))
+                print_json(json_object(video, detections) | {"frame": result.index})
     finally:
         if frames and not json_line:
             most = ", ".join(f"{name} ×{count}" for name, count in counts.most_common(8))
             rows.append([f"{video}, {frames} frames", str(objects), most])
     return failed
-
-
-def _json_object(video: Path, frame: int, detections: Detections) -> dict[str, object]:
-    height, width = detections.image_hw
-    return {
-        "path": str(video), "frame": frame, "height": height, "width": width,
-        "detections": detections.to_dicts(),
-    }  # fmt: skip
-
-
-def _made(folder: Path) -> Path:
-    from trt_yolo.errors import InputError
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {folder}: {error.strerror}; give another folder with --save"
-        ) from error
-    return folder

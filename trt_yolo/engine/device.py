@@ -16,6 +16,8 @@ _LIBRARIES = ("libcuda.so.1", "nvcuda.dll")
 _MAJOR, _MINOR, _INTEGRATED, _CAN_MAP, _CAN_REGISTER = 75, 76, 18, 19, 99  # CUdevice_attribute of cuda.h
 _NAME_BYTES = 256
 _BUS_ID_BYTES = 32
+NO_GPU = "no NVIDIA GPU answers; see trt-yolo doctor"
+
 _MPS = "/tmp/nvidia-mps"  # noqa: S108  where the service listens unless told otherwise
 
 

@@ -6,7 +6,6 @@ not decode, the processor does. Nothing of CUDA is imported before the first ima
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import logging
 import threading
@@ -16,8 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from trt_yolo.engine.device import devices
-from trt_yolo.errors import MissingDependencyError
+from trt_yolo.engine.device import NO_GPU, devices
+from trt_yolo.importing import import_or_refuse
 from trt_yolo.media.images import check_whole, decode_image
 
 _MODULE = "nvidia.nvimgcodec"
@@ -29,7 +28,7 @@ _log = logging.getLogger(__name__)
 def why_not() -> str:
     """Why a GPU cannot decode images here; empty where it can."""
     if not devices():
-        return "no NVIDIA GPU answers; see trt-yolo doctor"
+        return NO_GPU
     try:
         found = importlib.util.find_spec(_MODULE) is not None
     except ImportError:  # of a package `nvidia` that there is not
@@ -48,13 +47,9 @@ class GpuImageDecoder:
     """
 
     def __init__(self, device: int = 0) -> None:
-        try:
-            self._codec: Any = importlib.import_module(_MODULE)
-        except (ImportError, OSError, RuntimeError) as error:
-            raise MissingDependencyError(
-                f"decoding on a GPU needs nvidia-nvimgcodec, which does not import "
-                f"({' '.join(str(error).split())[:200]}); pip install 'trt-yolo[nvcodec]'"
-            ) from error
+        self._codec = import_or_refuse(
+            _MODULE, purpose="decoding on a GPU", package="nvidia-nvimgcodec", extra="nvcodec"
+        )
         self._device = device
         self._mine = threading.local()
         self._said = threading.Lock()  # held from the first time that the processor had to help

@@ -7,7 +7,6 @@ models. `auto` measures both on the file's first frames, and takes the faster.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import itertools
 import logging
@@ -15,14 +14,14 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from trt_yolo.engine.device import devices
+from trt_yolo.engine.device import NO_GPU, devices
 from trt_yolo.errors import InputError, MissingDependencyError
+from trt_yolo.importing import import_or_refuse
 from trt_yolo.media.decoding import DecoderName
 
 SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
@@ -48,7 +47,7 @@ def is_video(path: str | Path) -> bool:
 def why_not() -> str:
     """Why a GPU cannot decode video here; empty where it can."""
     if not devices():
-        return "no NVIDIA GPU answers; see trt-yolo doctor"
+        return NO_GPU
     if importlib.util.find_spec(_MODULE) is None:
         return "PyNvVideoCodec is not installed: pip install 'trt-yolo[nvcodec]'"
     return ""
@@ -108,7 +107,9 @@ def _on_cpu(path: Path) -> Frames:
 
 
 def _on_gpu(path: Path, device: int) -> Frames:
-    codec: Any = _imported()
+    codec = import_or_refuse(
+        _MODULE, purpose="decoding videos on a GPU", package="PyNvVideoCodec", extra="nvcodec"
+    )
     try:
         decoder = codec.SimpleDecoder(
             str(path), gpu_id=device, use_device_memory=False, output_color_type=codec.OutputColorType.RGB
@@ -126,16 +127,6 @@ def _on_gpu(path: Path, device: int) -> Frames:
         said = " ".join(str(error).split())[:200]
         raise InputError(f"{path} is no video that the GPU decodes ({said}); try the decoder cpu") from error
     _check_end(path, count, promised)
-
-
-def _imported() -> Any:
-    try:
-        return importlib.import_module(_MODULE)
-    except (ImportError, OSError, RuntimeError) as error:
-        raise MissingDependencyError(
-            f"decoding videos on a GPU needs PyNvVideoCodec, which does not import "
-            f"({' '.join(str(error).split())[:200]}); pip install 'trt-yolo[nvcodec]'"
-        ) from error
 
 
 def _check_end(path: Path, count: int, promised: int) -> None:

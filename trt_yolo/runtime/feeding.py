@@ -15,7 +15,8 @@ import numpy as np
 
 from trt_yolo.errors import ClosedError, ImageError
 from trt_yolo.media.decoding import Decode
-from trt_yolo.runtime.batching import Batcher, Place
+from trt_yolo.runtime.batch import Place
+from trt_yolo.runtime.batching import Batcher
 from trt_yolo.runtime.jobs import Image, Job
 from trt_yolo.vision.letterbox import fit_letterbox, letterbox_into
 

@@ -70,6 +70,11 @@ class Model:
         return self._pool.options.workers
 
     @property
+    def ready_pids(self) -> list[int]:
+        """Processes of the workers that take frames now; costs less than `stats`."""
+        return self._pool.ready_pids
+
+    @property
     def threads(self) -> int:
         """CPU threads of one inference."""
         return self._pool.threads

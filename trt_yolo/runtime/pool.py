@@ -27,7 +27,8 @@ from trt_yolo.detections import Detections
 from trt_yolo.errors import BackendError, ClosedError, TrtYoloError, WorkerError
 from trt_yolo.manifest import Manifest
 from trt_yolo.media.decoding import decoder_for
-from trt_yolo.runtime.batching import Batch, Batcher, Lane
+from trt_yolo.runtime.batch import Batch, Lane
+from trt_yolo.runtime.batching import Batcher
 from trt_yolo.runtime.feeding import Feeder
 from trt_yolo.runtime.inline import WorkerThread
 from trt_yolo.runtime.jobs import Death, Job, detections_of_batch
@@ -228,6 +229,12 @@ class Pool:
     def note_source(self, name: str | None, *, frames: int, dropped: int, newly_dropped: bool) -> None:
         """How far a stream has got; for `stats`."""
         self._ledger.note_source(name, frames=frames, dropped=dropped, newly_dropped=newly_dropped)
+
+    @property
+    def ready_pids(self) -> list[int]:
+        """Processes of the workers that take frames now."""
+        workers = [post.worker for post in self._supervisor.posts]
+        return [worker.pid for worker in workers if worker is not None and worker.is_ready]
 
     def stats(self) -> Stats:
         """What has been done so far."""

@@ -22,7 +22,8 @@ from trt_yolo.errors import TrtYoloError, WorkerError
 from trt_yolo.manifest import DEFAULT_ROWS, Manifest, manifest_from_json
 from trt_yolo.runtime.channel import Channel
 from trt_yolo.runtime.jobs import Death
-from trt_yolo.runtime.ring import Ring, RingError, RingShape
+from trt_yolo.runtime.ring import Ring, RingError
+from trt_yolo.runtime.ring_shape import RingShape
 from trt_yolo.runtime.wake import Wake
 from trt_yolo.runtime.worker import WorkerSpec
 

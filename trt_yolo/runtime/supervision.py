@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from trt_yolo.errors import TrtYoloError, WorkerError
 from trt_yolo.manifest import Manifest
 from trt_yolo.runtime.answers import Answers, Poll
-from trt_yolo.runtime.batching import Batch, Batcher, Lane
+from trt_yolo.runtime.batch import Batch, Lane
+from trt_yolo.runtime.batching import Batcher
 from trt_yolo.runtime.jobs import Death
 from trt_yolo.runtime.process import Worker, WorkerGone, start_errors_in_words
 from trt_yolo.runtime.ring import RingError, State
