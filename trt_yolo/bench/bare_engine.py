@@ -82,14 +82,20 @@ class BareEngine:
         until_s = time.perf_counter() + seconds
         ends_s: list[list[float]] = [[] for _ in self._calls]
         errors: list[BaseException] = []
+        over = threading.Event()
         threads = [
-            threading.Thread(target=_run, args=(calls, until_s, ends, errors), daemon=True)
+            threading.Thread(target=_run, args=(calls, until_s, over, ends, errors), daemon=True)
             for calls, ends in zip(self._calls, ends_s, strict=True)
         ]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        try:
+            for thread in threads:
+                thread.join()
+        finally:  # interrupted: each ends its call before the sessions are closed
+            over.set()
+            for thread in threads:
+                thread.join()
         if errors:
             raise errors[0]
         rates = [(len(ends) - 1) / (ends[-1] - ends[0]) for ends in ends_s]
@@ -104,10 +110,14 @@ class BareEngine:
 
 
 def _run(
-    calls: Iterator[Callable[[], object]], until_s: float, ends_s: list[float], errors: list[BaseException]
+    calls: Iterator[Callable[[], object]],
+    until_s: float,
+    over: threading.Event,
+    ends_s: list[float],
+    errors: list[BaseException],
 ) -> None:
     try:
-        while len(ends_s) < 2 or time.perf_counter() < until_s:
+        while (len(ends_s) < 2 or time.perf_counter() < until_s) and not over.is_set():
             next(calls)()
             ends_s.append(time.perf_counter())
     except Exception as error:  # noqa: BLE001  raised where it is waited for

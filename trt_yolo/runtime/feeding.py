@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from trt_yolo.errors import ClosedError, ImageError
+from trt_yolo.leaving import await_at_exit
 from trt_yolo.media.decoding import Decode
 from trt_yolo.runtime.batch import Place
 from trt_yolo.runtime.batching import Batcher
@@ -51,6 +52,7 @@ class Feeder:
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
+        self._stopped = False
 
     def put(self, jobs: Sequence[Job]) -> None:
         """Jobs for the decode threads, one after another; does not wait."""
@@ -113,22 +115,25 @@ class Feeder:
         return True
 
     def stop(self) -> None:
-        """Lets the decode threads go, after what is in the queue."""
-        for _ in self._threads:
-            self._queue.put(None)
+        """Lets the decode threads go, after the file that each has in hand; what is in the queue has failed."""
+        with self._lock:
+            self._stopped = True
+            for _ in self._threads:
+                self._queue.put(None)
 
     def _start(self) -> None:
         if self._threads:
             return
         with self._lock:
-            while len(self._threads) < self._count:
+            while len(self._threads) < self._count and not self._stopped:
                 name = f"trt-yolo-decode-{len(self._threads)}"
                 thread = threading.Thread(target=self._decode, name=name, daemon=True)
                 self._threads.append(thread)
+                await_at_exit(thread, self.stop)
                 thread.start()
 
     def _decode(self) -> None:
-        while (job := self._queue.get()) is not None:
+        while (job := self._queue.get()) is not None and not self._stopped:
             self.fill(job, helps=False)
             del job  # and its pixels
 

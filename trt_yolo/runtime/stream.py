@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from trt_yolo.errors import InputError
+from trt_yolo.leaving import await_at_exit
 from trt_yolo.runtime.jobs import Image, Job, Thresholds, source_of
 from trt_yolo.runtime.pool import Pool
 from trt_yolo.runtime.results import Result, StreamOptions
@@ -307,7 +308,7 @@ def results(stream: Stream, source: Iterable[object]) -> Iterator[Result]:
     if isinstance(source, list | tuple) and stream.blocks:
         stream.pull_from(iter(source))
     else:
-        threading.Thread(target=_read, args=(stream, source), name="trt-yolo-reader", daemon=True).start()
+        _start_reader(stream, source)
     try:
         with stream.helper():
             while (result := stream.take()) is not None:
@@ -332,7 +333,7 @@ async def async_results(
     if isinstance(source, AsyncIterable):
         task = asyncio.create_task(_read_async(stream, source, room))
     else:
-        threading.Thread(target=_read, args=(stream, source), name="trt-yolo-reader", daemon=True).start()
+        _start_reader(stream, source)
     try:
         while True:
             news.clear()
@@ -348,6 +349,12 @@ async def async_results(
         stream.stop()
         if task is not None:
             task.cancel()
+
+
+def _start_reader(stream: Stream, source: Iterable[object]) -> None:
+    thread = threading.Thread(target=_read, args=(stream, source), name="trt-yolo-reader", daemon=True)
+    await_at_exit(thread, stream.stop)
+    thread.start()
 
 
 def _read(stream: Stream, source: Iterable[object]) -> None:
