@@ -36,9 +36,6 @@ class Stream:
     def __init__(self) -> None:
         self.handle = next(self.handles)
 
-    def synchronize(self) -> None:
-        """Nothing is left to wait for."""
-
 
 class Event:
     """Has happened when it is recorded."""
@@ -68,8 +65,9 @@ class HostGpu:
     captures = True
     integrated = False
     can_map = True
+    binding = "none"
 
-    def __init__(self, index: int = 0) -> None:
+    def __init__(self, index: int = 0, *, spin: bool = False) -> None:
         self.index, self.name, self.is_open = index, "no GPU", True
         self.log: list[str] = []
         self._depth = 0
@@ -88,6 +86,9 @@ class HostGpu:
 
     def event(self) -> Event:
         return Event()
+
+    def wait(self, stream: Stream) -> None:
+        assert isinstance(stream, Stream)
 
     def memory(self, size: int) -> Memory:
         self._used("memory")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
 import re
 import tarfile
@@ -13,10 +12,9 @@ from typing import Any
 import pytest
 
 import trt_yolo
-from trt_yolo.backends import cuda
-from trt_yolo.errors import MissingDependencyError
+from trt_yolo.backends import cuda_bindings, pycuda_binding
 
-SOURCE = Path(cuda.__file__)
+BINDINGS, PYCUDA_SOURCE = Path(cuda_bindings.__file__), Path(pycuda_binding.__file__)
 # of pycuda 2026.1's src/wrapper/wrap_cudadrv.cpp, where the package itself cannot be had
 PYCUDA = {
     "Context": {"pop", "push", "detach", "synchronize"},
@@ -24,7 +22,7 @@ PYCUDA = {
     "Event": {"record", "query", "synchronize"},
     "Stream": {"synchronize", "handle"},
     "device_attribute": {"INTEGRATED", "CAN_MAP_HOST_MEMORY"},
-    "event_flags": {"DISABLE_TIMING"},
+    "event_flags": {"DISABLE_TIMING", "BLOCKING_SYNC"},
     "": {
         "Error", "MemoryError", "init", "mem_alloc", "mem_get_info", "memcpy_dtoh_async", "memcpy_htod_async",
         "pagelocked_empty",
@@ -33,31 +31,32 @@ PYCUDA = {
 
 
 def _attributes(source: Path, owner: str) -> set[str]:
-    """What the code reads of `self._cuda` or `self._bindings`, chains with dots."""
+    """What the code reads of `self._cu` or `self._cuda`, chains with dots."""
     found = set()
     for node in ast.walk(ast.parse(source.read_text())):
         chain = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
-        for prefix in (f"self.{owner}.", f"{owner.strip('_')}."):
-            if chain.startswith(prefix):
-                found.add(chain.removeprefix(prefix))
+        if chain.startswith(f"self.{owner}."):
+            found.add(chain.removeprefix(f"self.{owner}."))
     return found
 
 
-def _calls(source: Path, owner: str) -> dict[str, set[int]]:
-    """How many arguments each function is called with."""
+def _calls(source: Path) -> dict[str, set[int]]:
+    """How many arguments each function of the driver is called with, through `self._do` or not."""
     found: dict[str, set[int]] = {}
     for node in ast.walk(ast.parse(source.read_text())):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            base = ast.unparse(node.func.value)
-            if base in (f"self.{owner}", owner.strip("_")):
-                found.setdefault(node.func.attr, set()).add(len(node.args))
+        if not isinstance(node, ast.Call):
+            continue
+        called, *arguments = node.args if ast.unparse(node.func) == "self._do" else (node.func, *node.args)
+        name = ast.unparse(called)
+        if name.startswith("self._cu.cu"):
+            found.setdefault(name.removeprefix("self._cu."), set()).add(len(arguments))
     return found
 
 
 def test_cuda_bindings_has_all_of_it() -> None:
     driver = pytest.importorskip("cuda.bindings.driver")
-    names = _attributes(SOURCE, "_bindings")
-    assert {"cuMemHostRegister", "cuGraphLaunch", "cuStreamBeginCapture"} <= names
+    names = _attributes(BINDINGS, "_cu")
+    assert {"cuMemHostRegister", "cuGraphLaunch", "cuStreamBeginCapture", "cuStreamDestroy"} <= names
     for chain in names:
         there: Any = driver
         for name in chain.split("."):
@@ -67,8 +66,8 @@ def test_cuda_bindings_has_all_of_it() -> None:
 
 def test_cuda_bindings_takes_so_many_arguments() -> None:
     driver = pytest.importorskip("cuda.bindings.driver")
-    calls = {name: counts for name, counts in _calls(SOURCE, "_bindings").items() if name.startswith("cu")}
-    assert len(calls) >= 8
+    calls = _calls(BINDINGS)
+    assert len(calls) >= 25
     for name, counts in calls.items():
         signature = re.match(rf"{name}\((.*?)\)", inspect.getdoc(getattr(driver, name)) or "")
         assert signature, name
@@ -78,13 +77,14 @@ def test_cuda_bindings_takes_so_many_arguments() -> None:
 
 def test_the_flags_are_those_of_cuda() -> None:
     driver = pytest.importorskip("cuda.bindings.driver")
-    assert int(driver.CU_MEMHOSTREGISTER_PORTABLE) == cuda._PORTABLE
-    assert int(driver.CU_MEMHOSTREGISTER_DEVICEMAP) == cuda._DEVICEMAP
-    assert int(driver.CUstream_flags.CU_STREAM_NON_BLOCKING) == cuda._NON_BLOCKING
+    assert int(driver.CU_MEMHOSTREGISTER_PORTABLE) == pycuda_binding._PORTABLE
+    assert int(driver.CU_MEMHOSTREGISTER_DEVICEMAP) == pycuda_binding._DEVICEMAP
+    assert int(driver.CUstream_flags.CU_STREAM_NON_BLOCKING) == pycuda_binding._NON_BLOCKING
+    assert int(driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL) == pycuda_binding._THREAD_LOCAL
 
 
 def test_pycuda_has_all_of_it() -> None:
-    used = _attributes(SOURCE, "_cuda")
+    used = _attributes(PYCUDA_SOURCE, "_cuda")
     assert {"Context.pop", "mem_alloc", "Device"} <= used
     for chain in used:
         owner, _, name = chain.rpartition(".")
@@ -106,13 +106,3 @@ def test_the_list_is_pycudas(tmp_path: Path) -> None:
             assert re.search(rf"\b{name}\b", text), f"{owner}.{name}"
     for name in ("memcpy_htod_async", "memcpy_dtoh_async"):
         assert re.search(rf"void py_{name}\([^)]*, *[^)]*, *py::object stream_py\)", text), name
-
-
-@pytest.mark.parametrize("module", ["pycuda.driver", "cuda.bindings.driver"])
-def test_what_is_missing_is_said(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(name: str) -> Any:
-        raise OSError(f"no {name}")
-
-    monkeypatch.setattr(importlib, "import_module", refuse)
-    with pytest.raises(MissingDependencyError, match=r"needs (pycuda|cuda-bindings), .*no .*pip install"):
-        cuda._imported(module)

@@ -5,6 +5,7 @@ What is real: ONNX Runtime, its bindings, the model, every copy. What is not: th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import subprocess
@@ -201,6 +202,45 @@ def test_each_batch_size_has_a_graph_of_its_own(
     assert {one["disable_synchronize_execution_providers"] for one in entries} == {"1"}
 
 
+def test_warming_up_leaves_nothing_to_be_done_for_the_first_frame(
+    dynamic: OnnxRuntimeGpuBackend, frames: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each lane has run each batch size, and a slot full of three frames, which run in a batch of four."""
+    slots = [
+        (np.zeros_like(frames[:3]), np.zeros((3, dynamic.manifest.rows, 6), np.float32)) for _ in range(2)
+    ]
+    made: list[int] = []
+    real = _Bindings._call
+
+    def counted(self: _Bindings, batch: int, addresses: Any) -> Any:
+        made.append(batch)
+        return real(self, batch, addresses)
+
+    monkeypatch.setattr(_Bindings, "_call", counted)
+    dynamic.warm_up(slots)
+    assert sorted(made) == sorted(2 * [1, 2, 4])
+    for count in (1, 2, 3):
+        dynamic.infer(frames[:count], conf=CONF, iou=IOU)
+    assert len(made) == 6
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_the_first_run_of_a_size_captures_alone(
+    dynamic: OnnxRuntimeGpuBackend, frames: Frames, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    entered: list[int] = []
+
+    @contextlib.contextmanager
+    def alone() -> Iterator[None]:
+        entered.append(count)
+        yield
+
+    monkeypatch.setattr(onnxruntime_gpu, "capturing", alone)
+    for _ in range(3):
+        dynamic.infer(frames[:count], conf=CONF, iou=IOU)
+    assert entered == [count]
+
+
 def test_without_graphs(host: list[Asked], demo_dynamic_onnx: Path) -> None:
     with OnnxRuntimeGpuBackend(demo_dynamic_onnx, graphs=False) as backend:
         assert not any(one.graphs for one in host)
@@ -287,7 +327,6 @@ def test_closing_twice_gives_everything_back(demo_dynamic_onnx: Path, frames: Fr
     backend.close()
     backend.close()
     assert not backend.gpu.is_open
-    assert not lane._memory
     execution: Any = lane.execution
     assert execution._session is None
 
@@ -298,7 +337,7 @@ def test_a_start_that_fails_gives_the_gpu_back(
     opened: list[HostGpu] = []
 
     class Counted(HostGpu):
-        def __init__(self, index: int = 0) -> None:
+        def __init__(self, index: int = 0, *, spin: bool = False) -> None:
             super().__init__(index)
             opened.append(self)
 
@@ -362,12 +401,15 @@ def test_a_provider_that_does_not_start(demo_onnx: Path, monkeypatch: pytest.Mon
         OnnxRuntimeGpuBackend(demo_onnx)
 
 
-def test_without_pycuda(demo_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_cuda_binding(demo_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from trt_yolo.backends.cuda import Gpu
 
     monkeypatch.setattr("trt_yolo.backends.gpu.Gpu", Gpu)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
-    with pytest.raises(MissingDependencyError, match=r"needs pycuda.*; pip install 'trt-yolo\[gpu\]'"):
+    with pytest.raises(
+        MissingDependencyError, match=r"needs a CUDA binding: .*pip install 'trt-yolo\[gpu\]'"
+    ):
         OnnxRuntimeGpuBackend(demo_onnx)
 
 

@@ -79,11 +79,14 @@ def test_damaged_files(tmp_path: Path) -> None:
         TensorRTBackend(path)
 
 
-def test_without_pycuda(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_cuda_binding(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine where it would load."""
     monkeypatch.setattr(loadable, "devices", lambda: [gpu()])
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
-    with pytest.raises(MissingDependencyError, match=r"needs pycuda.*; pip install 'trt-yolo\[gpu\]'"):
+    with pytest.raises(
+        MissingDependencyError, match=r"needs a CUDA binding: .*pip install 'trt-yolo\[gpu\]'"
+    ):
         TensorRTBackend(engine)
 
 
@@ -111,8 +114,9 @@ def test_a_broken_pycuda_is_no_traceback(
     for name in ("pycuda", "pycuda.driver"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(loadable, "devices", lambda: [gpu()])
+    monkeypatch.setenv("TRT_YOLO_CUDA", "pycuda")
     try:
-        with pytest.raises(MissingDependencyError, match="pycuda"):
+        with pytest.raises(MissingDependencyError, match="pycuda does not import"):
             TensorRTBackend(engine)
     finally:
         sys.modules.pop("pycuda", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from trt_yolo.export.options import ExportOptions, Precision
 from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.shapes import BatchRange
 
+# those that are installed: every test that runs a model runs over each of them
+_MODULES = {"cuda-bindings": "cuda", "pycuda": "pycuda"}
+BINDINGS = [name for name, module in _MODULES.items() if importlib.util.find_spec(module)]
+
 
 def need(what: bool, reason: str) -> None:
     """Skips where that is not so; fails where `TRT_YOLO_REQUIRE_GPU=1`."""
@@ -23,6 +28,13 @@ def need(what: bool, reason: str) -> None:
     if os.environ.get("TRT_YOLO_REQUIRE_GPU") == "1":
         pytest.fail(f"{reason}, and TRT_YOLO_REQUIRE_GPU=1 asks for one")
     pytest.skip(reason)
+
+
+@pytest.fixture(params=BINDINGS or ["cuda-bindings"])
+def binding(request: pytest.FixtureRequest, gpu: Device, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A CUDA binding, of this process and of its workers."""
+    monkeypatch.setenv("TRT_YOLO_CUDA", request.param)
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

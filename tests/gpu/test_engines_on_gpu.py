@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from trt_yolo.engine.self_test import self_test
 from trt_yolo.export.parity import check_frames
 from trt_yolo.loading import load
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("binding")]
 
 Engines = dict[str, tuple[Path, Path]]
 
@@ -179,15 +181,21 @@ def test_a_worker_that_is_killed_loses_nothing(engines: Engines, images: list[np
 
 
 def test_a_cancelled_start_leaves_no_context(engines: Engines) -> None:
+    """A program of its own: a child that this process forked could not use CUDA."""
     engine, _ = engines["fp32"]
     before = _used_bytes()
-    child = os.fork()
-    if child == 0:
-        load(engine, workers=2)
-        os._exit(0)
-    time.sleep(0.7)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    script = (
+        "import sys, trt_yolo; print('begun', flush=True); trt_yolo.load(sys.argv[1], workers=2); input()"
+    )
+    command = [sys.executable, "-c", script, str(engine)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "begun\n"
+        most, until = before, time.monotonic() + 20
+        while most - before <= _MOST_GROWTH_BYTES and time.monotonic() < until:
+            most = max(most, _used_bytes())
+        program.kill()
+    assert most - before > _MOST_GROWTH_BYTES, "its workers never had a context"
     deadline = time.monotonic() + 20
     while _used_bytes() - before > _MOST_GROWTH_BYTES and time.monotonic() < deadline:
         time.sleep(0.2)

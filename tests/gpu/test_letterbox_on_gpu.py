@@ -21,7 +21,7 @@ from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.loading import load
 from trt_yolo.shapes import BatchRange
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("binding")]
 
 CAMERA = (1080, 1920)
 

@@ -25,7 +25,7 @@ from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.loading import load
 from trt_yolo.shapes import BatchRange
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("binding")]
 
 Onnx = dict[str, Path]
 _TOLERANCE = {"fp32": (0.95, 0.02), "dynamic": (0.95, 0.02), "fp16": (0.9, 0.03), "int8": (0.8, 0.15)}

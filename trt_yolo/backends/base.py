@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -73,10 +73,12 @@ class Backend(abc.ABC):
         manifest: What the model is.
         at_once: Batches that it can have begun at the same time.
         spin_s: How long whoever waits for a batch looks before it sleeps between looks, in seconds.
+        captures: Whether its warm-up captures CUDA graphs, which must not happen beside other work.
     """
 
     at_once = 1
     spin_s = 200e-6
+    captures = False
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -163,6 +165,15 @@ class Backend(abc.ABC):
         Args:
             memory: (bytes,) uint8, from a page's start.
         """
+
+    def warm_up(self, slots: Sequence[tuple[Frames, Rows]]) -> None:
+        """Does now what is done only once, so that no real frame waits for it; what slots hold is written over.
+
+        Args:
+            slots: Frames and rows of each slot of a worker, from memory that was adopted.
+        """
+        frames, rows = slots[0]
+        self.infer_into(frames, rows, count=self.manifest.batch.minimum, conf=0.25, iou=0.7)
 
     @property
     def about(self) -> dict[str, str]:

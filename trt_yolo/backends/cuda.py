@@ -1,8 +1,6 @@
-"""One GPU: its primary context, memory, streams, events, captured graphs.
+"""One GPU: its primary context, memory, streams, events, captured graphs; what CUDA refuses, said in words.
 
-pycuda has contexts, streams, events, copies; cuda-bindings what pycuda lacks, page-locking memory that is shared with
-another process and capturing graphs, with the same handles. Both are imported here alone, by whoever makes a `Gpu`.
-Knows no models.
+Enters: a device's number. What it gives is valid until `close`. Knows no models, and neither cuda-bindings nor pycuda.
 """
 
 from __future__ import annotations
@@ -14,13 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trt_yolo.backends.binding import Event, Stream, open_binding
 from trt_yolo.errors import BackendError, DeviceError
-from trt_yolo.importing import import_or_refuse
 
 Bytes = npt.NDArray[np.uint8]
-
-_PORTABLE, _DEVICEMAP = 1, 2  # CU_MEMHOSTREGISTER_PORTABLE and _DEVICEMAP of cuda.h
-_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream
 
 
 class Gpu:
@@ -31,32 +26,34 @@ class Gpu:
         name: As the driver calls it.
         integrated: Whether it shares the processor's memory.
         can_map: Whether it can address page-locked memory of the processor.
+        can_capture: Whether the binding has CUDA graphs.
+        binding: The package that calls CUDA.
 
     Args:
         index: As CUDA counts.
+        spin: Never sleep while waiting: lower latency, one core busy.
 
     Raises:
-        MissingDependencyError: pycuda or cuda-bindings is not installed.
+        MissingDependencyError: No CUDA binding is installed, or none that fits the driver.
         BackendError: No such GPU, or the driver does not start.
     """
 
-    def __init__(self, index: int = 0) -> None:
-        self._cuda = _imported("pycuda.driver")
-        self._bindings = _imported("cuda.bindings.driver")
+    def __init__(self, index: int = 0, *, spin: bool = False) -> None:
+        self._cuda, self._spin = open_binding(), spin
+        self.binding, self.can_capture = self._cuda.name, self._cuda.can_capture
         try:
-            self._cuda.init()
-            count = self._cuda.Device.count()
+            count = self._cuda.count()
+            if not 0 <= index < count:
+                raise BackendError(f"there is no GPU {index}; {count} answer here, counted from 0")
+            self._cuda.retain(index)
         except self._cuda.Error as error:
             raise BackendError(f"the NVIDIA driver does not start ({error}); see trt-yolo doctor") from error
-        if not 0 <= index < count:
-            raise BackendError(f"there is no GPU {index}; {count} answer here, counted from 0")
-        device = self._cuda.Device(index)
-        attribute = self._cuda.device_attribute
-        self.index, self.name = index, device.name()
-        self.integrated = bool(device.get_attribute(attribute.INTEGRATED))
-        self.can_map = bool(device.get_attribute(attribute.CAN_MAP_HOST_MEMORY))
-        self._registered: list[int] = []
-        self._context: Any = device.retain_primary_context()
+        self.index, self.name = index, self._cuda.device_name()
+        self.integrated, self.can_map = self._cuda.is_integrated(), self._cuda.can_map()
+        self.is_open, self._is_capturing = True, False
+        self._awaited: Event | None = None
+        with self.current():
+            self._cuda.ignore_captures_elsewhere()
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
@@ -66,23 +63,32 @@ class Gpu:
             DeviceError: The device is lost to this process.
             BackendError: Out of memory, or another refusal.
         """
-        self._context.push()
         try:
-            yield
-        except self._cuda.MemoryError as error:
-            raise BackendError(self._out_of_memory()) from error
-        except self._cuda.Error as error:
-            raise self.refused(error) from error
-        finally:
-            self._cuda.Context.pop()
+            self._cuda.push()
+            has_failed = True
+            try:
+                yield
+                has_failed = False
+            except self._cuda.Error as error:  # the context is still there to be asked
+                raise self._in_words(error) from error
+            finally:
+                self._pop(is_quiet=has_failed)
+        except self._cuda.Error as error:  # of push or pop: the context itself is broken
+            raise self._lost(error) from error
 
-    def stream(self) -> Any:
+    def stream(self) -> Stream:
         """A new stream."""
-        return self._cuda.Stream(_NON_BLOCKING)
+        return self._cuda.stream()
 
-    def event(self) -> Any:
-        """A new event that is only asked whether it has happened."""
-        return self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING)
+    def event(self) -> Event:
+        """A new event; who waits for it sleeps, unless the GPU spins."""
+        return self._cuda.event(blocking=not self._spin)
+
+    def wait(self, stream: Stream) -> None:
+        """Waits until the stream has done all that it was given."""
+        self._awaited = self._awaited or self.event()
+        self._awaited.record(stream)
+        self._awaited.synchronize()
 
     def memory(self, size: int) -> Any:
         """So many bytes of the device's memory; its address is `int` of it.
@@ -91,119 +97,111 @@ class Gpu:
             BackendError: There are not so many.
         """
         try:
-            return self._cuda.mem_alloc(size)
+            return self._cuda.allocate(size)
         except self._cuda.MemoryError as error:
             raise BackendError(self._out_of_memory(size)) from error
 
     def free_and_total_bytes(self) -> tuple[int, int]:
         """The device's memory that nobody uses, and all of it; the context is current."""
-        free, total = self._cuda.mem_get_info()
-        return int(free), int(total)
+        return self._cuda.memory_info()
 
     def pinned(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """A page-locked array of this process."""
-        array: npt.NDArray[Any] = self._cuda.pagelocked_empty(shape, dtype)
-        return array
+        return self._cuda.pinned(shape, dtype)
 
-    def copy_in(self, address: Any, array: npt.NDArray[Any], stream: Any) -> None:
+    def copy_in(self, address: int, array: npt.NDArray[Any], stream: Stream) -> None:
         """Copies a page-locked array to the device, in its turn."""
-        self._cuda.memcpy_htod_async(address, array, stream)
+        self._cuda.copy_in(address, array, stream)
 
-    def copy_out(self, array: npt.NDArray[Any], address: Any, stream: Any) -> None:
+    def copy_out(self, array: npt.NDArray[Any], address: int, stream: Stream) -> None:
         """Copies from the device into a page-locked array, in its turn."""
-        self._cuda.memcpy_dtoh_async(array, address, stream)
+        self._cuda.copy_out(array, address, stream)
 
     def register(self, memory: Bytes) -> str:
         """Page-locks memory that is another process's too; why it could not be, or nothing.
 
         The memory must begin at a page and stay mapped until `close`.
         """
-        flags = _PORTABLE | (_DEVICEMAP if self.can_map else 0)
-        (error,) = self._bindings.cuMemHostRegister(memory.ctypes.data, memory.nbytes, flags)
-        if int(error):
+        try:
+            self._cuda.register(memory, mapped=self.can_map)
+        except self._cuda.Error as error:
             return str(error)
-        self._registered.append(memory.ctypes.data)
         return ""
 
     def mapped(self, array: npt.NDArray[Any]) -> int:
         """The device's address of registered memory."""
-        error, address = self._bindings.cuMemHostGetDevicePointer(array.ctypes.data, 0)
-        self._check(error, "cuMemHostGetDevicePointer")
-        return int(address)
+        return self._cuda.mapped(array)
 
-    def captured(self, stream: Any, work: Callable[[], None]) -> Any:
+    def captured(self, stream: Stream, work: Callable[[], None]) -> Any:
         """A graph of what `work` gives a stream; nothing of it runs now.
 
         Raises:
+            DeviceError: The device is lost to this process.
             BackendError: It cannot be captured; the stream is as it was.
         """
-        bindings, handle = self._bindings, self._bindings.CUstream(stream.handle)
-        mode = bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        (error,) = bindings.cuStreamBeginCapture(handle, mode)
-        self._check(error, "cuStreamBeginCapture")
+        if not self.can_capture:
+            raise BackendError(f"{self.binding} has no CUDA graphs; pip install cuda-bindings for them")
+        self._cuda.begin_capture(stream)
+        self._is_capturing = True
         try:
             work()
-        except (BackendError, self._cuda.Error) as failed:
-            bindings.cuStreamEndCapture(handle)
-            raise BackendError(f"capturing failed: {failed}") from failed
-        error, graph = bindings.cuStreamEndCapture(handle)
-        self._check(error, "cuStreamEndCapture")
-        error, executable = bindings.cuGraphInstantiate(graph, 0)
-        bindings.cuGraphDestroy(graph)
-        self._check(error, "cuGraphInstantiate")
-        return executable
+        except BaseException as error:
+            self._cuda.abandon_capture(stream)
+            self._is_capturing = False
+            if isinstance(error, (BackendError, self._cuda.Error)):
+                raise self.refused(f"capturing failed: {error}") from error
+            raise
+        self._is_capturing = False
+        return self._cuda.end_capture(stream)
 
-    def launch(self, graph: Any, stream: Any) -> None:
+    def launch(self, graph: Any, stream: Stream) -> None:
         """Gives a stream a captured graph to run."""
-        (error,) = self._bindings.cuGraphLaunch(graph, self._bindings.CUstream(stream.handle))
-        self._check(error, "cuGraphLaunch")
+        self._cuda.launch(graph, stream)
 
     def destroy(self, graph: Any) -> None:
         """Gives back a captured graph."""
-        self._bindings.cuGraphExecDestroy(graph)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it has its context."""
-        return self._context is not None
+        self._cuda.destroy(graph)
 
     def refused(self, error: object) -> BackendError:
         """What to raise where a library of this process reports an error of CUDA's.
 
-        After some errors nothing works in this process any more: the context itself says whether it does.
+        After some errors nothing works in this process any more: the context itself says whether it does. While a graph
+        is captured it cannot be asked.
         """
         text = " ".join(str(error).split())
-        try:
-            self._cuda.Context.synchronize()
-        except self._cuda.Error:
-            return DeviceError(f"GPU {self.index} is lost to this process: {text}; a new process can go on")
+        if not self._is_capturing:
+            try:
+                self._cuda.synchronize()
+            except self._cuda.Error:
+                return self._lost(text)
         return BackendError(f"GPU {self.index} refuses: {text}")
 
     def close(self) -> None:
-        """Unlocks what was page-locked, and lets the context go; calling twice is fine."""
-        if self._context is None:
-            return
-        self._context.push()
-        for address in self._registered:
-            self._bindings.cuMemHostUnregister(address)
-        self._cuda.Context.pop()
-        self._registered.clear()
-        self._context.detach()
-        self._context = None
+        """Frees all that it gave and lets the context go; from any thread, and calling twice is fine."""
+        if self.is_open:
+            self.is_open = False
+            self._cuda.close()
 
-    def _check(self, error: Any, call: str) -> None:
-        if int(error):
-            raise self.refused(f"{call}: {error}")
+    def _in_words(self, error: Exception) -> BackendError:
+        if isinstance(error, self._cuda.MemoryError):
+            return BackendError(self._out_of_memory())
+        return self.refused(error)
+
+    def _lost(self, error: object) -> DeviceError:
+        return DeviceError(f"GPU {self.index} is lost to this process: {error}; a new process can go on")
+
+    def _pop(self, *, is_quiet: bool) -> None:
+        """After an error that breaks the context this fails too, and what was said first is worth more."""
+        try:
+            self._cuda.pop()
+        except self._cuda.Error:
+            if not is_quiet:
+                raise
 
     def _out_of_memory(self, asked: int = 0) -> str:
-        free, total = self._cuda.mem_get_info()
+        free, total = self._cuda.memory_info()
         wanted = f"{asked / 2**20:.1f} MiB were asked for, " if asked else ""
         return (
             f"the memory of GPU {self.index} is full: {wanted}{free >> 20} of {total >> 20} MiB are free; "
             "use fewer workers or streams, a smaller batch, or --workspace when building"
         )
-
-
-def _imported(module: str) -> Any:
-    package = "pycuda" if module.startswith("pycuda") else "cuda-bindings"
-    return import_or_refuse(module, purpose="running on a GPU", package=package, extra="gpu")

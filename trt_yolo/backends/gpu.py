@@ -9,7 +9,8 @@ from __future__ import annotations
 import abc
 import contextlib
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,13 +52,13 @@ class GpuBackend(Backend):
 
     Raises:
         BackendError: No such GPU; or what the subclass raises.
-        MissingDependencyError: pycuda or cuda-bindings is not installed.
+        MissingDependencyError: No CUDA binding is installed.
     """
 
     def __init__(self, *, device: int, streams: int, graphs: bool, spin: bool) -> None:
         self._lanes: list[Lane] = []
-        self._graphs = graphs
-        self.gpu = Gpu(device)
+        self._graphs = self.captures = graphs
+        self.gpu = Gpu(device, spin=spin)
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
             with self.gpu.current():
@@ -95,6 +96,7 @@ class GpuBackend(Backend):
         )
         return {
             "gpu": f"{self.gpu.index}: {self.gpu.name}",
+            "binding": self.gpu.binding,
             "memory": self.memory_strategy,
             "streams": str(self.at_once),
             "graphs": "off" if telling is None else telling.graphs,
@@ -105,10 +107,33 @@ class GpuBackend(Backend):
         if self.manifest.graph == "head":
             return super().begin_into(frames_bgr, rows, count=count, conf=conf, iou=iou)
         self._check(frames_bgr[:count])
-        size = fitting(self.sizes, count)
         lane = next((one for one in self._lanes if one.flight is None), self._lanes[0])
         if lane.flight is not None:
             lane.flight.finish()
+        return self._begin(lane, frames_bgr, rows, count, conf, iou)
+
+    def warm_up(self, slots: Sequence[tuple[Frames, Rows]]) -> None:
+        """See `Backend`: every lane runs every slot with every batch size, so that no graph is captured later."""
+        if self.manifest.graph == "head":
+            super().warm_up(slots)
+            return
+        begin_s, largest = time.perf_counter(), len(slots[0][0])
+        counts = {size for size in self.sizes if size <= largest} | {largest}
+        for lane in self._lanes:
+            for frames, rows in slots:
+                for count in sorted(counts, reverse=True):
+                    self._begin(lane, frames, rows, count, conf=0.25, iou=0.7).finish()
+        _log.info(
+            "%d batches run to warm up in %.2f s, %d CUDA graphs captured",
+            len(self._lanes) * len(slots) * len(counts),
+            time.perf_counter() - begin_s,
+            sum(lane.captures for lane in self._lanes),
+        )
+
+    def _begin(
+        self, lane: Lane, frames_bgr: Frames, rows: Rows, count: int, conf: float, iou: float
+    ) -> Flight:
+        size = fitting(self.sizes, count)
         is_direct = size <= len(frames_bgr) and self._is_adopted(frames_bgr)
         source, target = (frames_bgr, rows) if is_direct else lane.staging()
         if not is_direct:
@@ -155,7 +180,7 @@ class GpuBackend(Backend):
                 lane.close()
             self._unload()
         self._lanes = []
-        self.gpu.close()
+        self.gpu.close()  # after what was captured from its memory
 
     @abc.abstractmethod
     def _load(self) -> Manifest:

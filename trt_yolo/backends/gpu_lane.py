@@ -19,7 +19,7 @@ import numpy.typing as npt
 from trt_yolo.backends.base import Flight, Frames, Rows, settle
 from trt_yolo.backends.cuda import Gpu
 from trt_yolo.backends.lanes import Captures
-from trt_yolo.errors import BackendError
+from trt_yolo.errors import BackendError, DeviceError
 from trt_yolo.manifest import Manifest
 
 _THRESHOLDS = "thresholds"  # one copy for both; TensorRT wants tensors at multiples of 256 bytes
@@ -40,6 +40,10 @@ class Execution(abc.ABC):
     may_capture = True
     graphs = ""
     refused = ""
+
+    def is_capturable(self, batch: int) -> bool:
+        """Whether a batch of that size, which has run once, can be captured."""
+        return True
 
     @abc.abstractmethod
     def prepared(self, batch: int, addresses: Mapping[str, int]) -> Callable[[], None]:
@@ -108,7 +112,12 @@ class Lane:
         """Whether batches are captured, for people."""
         if self.refused:
             return f"not captured: {self.refused}"
-        return self.execution.graphs or ("captured" if self._graphs else "off")
+        return self.execution.graphs or (f"{len(self._captures)} captured" if self._graphs else "off")
+
+    @property
+    def captures(self) -> int:
+        """How many graphs it has captured."""
+        return len(self._captures)
 
     def staging(self) -> tuple[Frames, Rows]:
         """Page-locked frames and rows of this process, for what lies elsewhere."""
@@ -130,15 +139,15 @@ class Lane:
         else:
             self._enqueue(frames, rows, is_mapped)
         self.event.record(self._stream)
-        if graph is None and self._graphs and not self._captures.refused:
-            self._stream.synchronize()  # that was the warm-up which a capture needs
+        if graph is None and self._graphs and self._captures.has_room:
+            self._gpu.wait(self._stream)  # that was the warm-up which a capture needs
             self._capture(key, frames, rows, is_mapped)
 
     def bare(self, frames: Frames, conf: float, iou: float) -> Callable[[], None]:
         """Runs the model on frames that are copied to the device now, and waits for it."""
         execute = self._at_rest(frames, conf, iou)[2]
         graph = None
-        if self._graphs and not self._captures.refused:
+        if self._graphs and self._captures.has_room:
             with contextlib.suppress(BackendError):  # plain enqueue then; what is broken shows when it runs
                 graph = self._gpu.captured(self._stream, execute)
                 self._bare_graphs.append(graph)
@@ -148,7 +157,7 @@ class Lane:
                 execute()
             else:
                 self._gpu.launch(graph, self._stream)
-            self._stream.synchronize()
+            self._gpu.wait(self._stream)
 
         return enqueue
 
@@ -163,22 +172,19 @@ class Lane:
         moments_s = [time.perf_counter()]
         for part in parts:
             part()
-            self._stream.synchronize()
+            self._gpu.wait(self._stream)
             moments_s.append(time.perf_counter())
         copy_in, engine, copy_out = (np.diff(moments_s) * 1e3).tolist()
         return copy_in, engine, copy_out
 
     def close(self) -> None:
         """Gives back what it has on the device."""
-        self._stream.synchronize()
+        self._gpu.wait(self._stream)
         while self._bare_graphs:
             self._gpu.destroy(self._bare_graphs.pop())
         for graph in self._captures.drain():
             self._gpu.destroy(graph)
         self.execution.close()
-        self._memory.clear()
-        self._addresses.clear()
-        self._staging = None
 
     def _at_rest(self, frames: Frames, conf: float, iou: float) -> tuple[Frames, Rows, Callable[[], None]]:
         """The lane's own frames and rows, the former filled and copied to the device; and the model's call on them."""
@@ -187,7 +193,7 @@ class Lane:
         source[:] = frames
         self._set(conf, iou)
         self._enqueue(source, target, is_mapped=False)
-        self._stream.synchronize()
+        self._gpu.wait(self._stream)
         addresses = self._device_addresses(source, target, is_mapped=False)
         return source, target, self.execution.prepared(len(frames), addresses)
 
@@ -196,14 +202,16 @@ class Lane:
 
     def _capture(self, key: tuple[int, int], frames: Frames, rows: Rows, is_mapped: bool) -> None:
         try:
+            if not self.execution.is_capturable(len(frames)):
+                raise BackendError("the engine cannot be captured")
             graph = self._gpu.captured(self._stream, lambda: self._enqueue(frames, rows, is_mapped))
+        except DeviceError:
+            raise
         except BackendError as error:
             if self._captures.refuse(str(error)) and self._number == 0:  # the first in use; once is enough
                 _log.warning("batches are enqueued one by one, as no CUDA graph can be captured: %s", error)
             return
-        dropped = self._captures.keep(key, graph)
-        if dropped is not None:
-            self._gpu.destroy(dropped)
+        self._captures.keep(key, graph)
 
     def _enqueue(self, frames: Frames, rows: Rows, is_mapped: bool) -> None:
         addresses = self._device_addresses(frames, rows, is_mapped=is_mapped)

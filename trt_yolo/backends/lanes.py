@@ -5,7 +5,6 @@ Pure: numbers and names in, numbers and names out. Knows neither CUDA nor Tensor
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Generic, Literal, TypeVar
 
@@ -19,7 +18,7 @@ MemoryStrategy = Literal["mapped", "registered", "staged"]
     staged      the slot cannot be page-locked: a pinned buffer between, copied by the processor
 """
 
-MOST_GRAPHS = 64  # of one backend; a graph takes some hundred kilobytes
+MOST_GRAPHS = 128  # of one lane; a graph takes some hundred kilobytes
 
 Graph = TypeVar("Graph")
 
@@ -60,7 +59,10 @@ def strategy_for(*, integrated: bool, can_map: bool, registered: bool) -> Memory
 
 
 class Captures(Generic[Graph]):
-    """The graphs that were captured, the one that was not used for longest given up first.
+    """The graphs that were captured, as many as are allowed: a batch beyond them is enqueued plainly.
+
+    Attributes:
+        refused: Why none can be captured; empty where that works.
 
     Args:
         most: How many are kept.
@@ -68,24 +70,25 @@ class Captures(Generic[Graph]):
 
     def __init__(self, most: int = MOST_GRAPHS) -> None:
         self._most = most
-        self._graphs: collections.OrderedDict[Hashable, Graph] = collections.OrderedDict()
+        self._graphs: dict[Hashable, Graph] = {}
         self.refused = ""
 
     def __len__(self) -> int:
         return len(self._graphs)
 
-    def get(self, key: Hashable) -> Graph | None:
-        """The graph of a key, which counts as used now; None where nobody captured one."""
-        graph = self._graphs.get(key)
-        if graph is not None:
-            self._graphs.move_to_end(key)
-        return graph
+    @property
+    def has_room(self) -> bool:
+        """Whether another one may be captured."""
+        return not self.refused and len(self._graphs) < self._most
 
-    def keep(self, key: Hashable, graph: Graph) -> Graph | None:
-        """Keeps a graph; what had to go for it, to be destroyed, or None."""
+    def get(self, key: Hashable) -> Graph | None:
+        """The graph of a key; None where nobody captured one."""
+        return self._graphs.get(key)
+
+    def keep(self, key: Hashable, graph: Graph) -> None:
+        """Keeps a graph."""
         assert key not in self._graphs
         self._graphs[key] = graph
-        return self._graphs.popitem(last=False)[1] if len(self._graphs) > self._most else None
 
     def refuse(self, reason: str) -> bool:
         """Notes that capturing does not work; True the first time, when it is worth a line in the log."""

@@ -24,6 +24,7 @@ from trt_yolo.backends.gpu_lane import Execution
 from trt_yolo.backends.lanes import MOST_GRAPHS
 from trt_yolo.backends.onnxruntime import existing, first_line, open_session, session_manifest
 from trt_yolo.backends.onnxruntime_providers import PROVIDERS, Asked, Provider, missing_libraries
+from trt_yolo.capture_gate import capturing
 from trt_yolo.errors import BackendError, InputError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class OnnxRuntimeGpuBackend(GpuBackend):
         InputError: No such file, or no such provider.
         BackendError: No ONNX model, one that ONNX Runtime cannot load on the GPU, or no such GPU.
         UnsupportedModelError: An ONNX model, but no YOLOv8 detection model.
-        MissingDependencyError: onnxruntime, pycuda or cuda-bindings is not installed.
+        MissingDependencyError: onnxruntime or a CUDA binding is not installed.
     """
 
     def __init__(
@@ -158,9 +159,14 @@ class _Bindings(Execution):
             number = len(self._calls) + 1
             options.add_run_config_entry(_GRAPH_NUMBER, str(number) if number <= MOST_GRAPHS else _NO_GRAPH)
 
+        has_run = False
+
         def enqueue() -> None:
-            with self._errors_in_words():
+            nonlocal has_run
+            alone = contextlib.nullcontext() if has_run or not self._asked.graphs else capturing()
+            with self._errors_in_words(), alone:  # the first time ONNX Runtime captures
                 self._session.run_with_iobinding(binding, options)
+            has_run = True
 
         return enqueue
 

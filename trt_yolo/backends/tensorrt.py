@@ -22,6 +22,7 @@ from trt_yolo.engine.loadable import check_loads
 if TYPE_CHECKING:
     import tensorrt
 
+    from trt_yolo.backends.binding import Stream
     from trt_yolo.backends.cuda import Gpu
     from trt_yolo.manifest import Manifest
 
@@ -42,7 +43,7 @@ class TensorRTBackend(GpuBackend):
     Raises:
         EngineError: It does not load here; the line says why and what to do.
         BackendError: TensorRT refuses it all the same, or no such GPU.
-        MissingDependencyError: TensorRT, pycuda or cuda-bindings is not installed.
+        MissingDependencyError: TensorRT or a CUDA binding is not installed.
     """
 
     def __init__(
@@ -71,63 +72,78 @@ class TensorRTBackend(GpuBackend):
 
 
 class _Contexts(Execution):
-    """An engine in one lane: a context for each batch size.
+    """An engine in one lane: a context for each batch size, which share the lane's scratch memory.
 
-    A captured graph holds its context's memory, so that sizes do not share one.
+    A captured graph holds its context's state, so that sizes do not share one; one batch at a time runs in a lane, so
+    that its scratch memory is in use by one of them alone. That of the largest batch is enough for all.
     """
 
-    def __init__(self, gpu: Gpu, engine: LoadedEngine, stream: Any) -> None:
+    def __init__(self, gpu: Gpu, engine: LoadedEngine, stream: Stream) -> None:
         self._gpu, self._engine, self._stream = gpu, engine, stream
         self._contexts: dict[int, tensorrt.IExecutionContext] = {}
         self._bound: dict[int, Mapping[str, int]] = {}
         self._memory: dict[str, Any] = {}
+        self._scratch: tuple[int, int] = (0, 0)  # address, bytes
+        self._context(engine.manifest.batch.maximum)
 
     def prepared(self, batch: int, addresses: Mapping[str, int]) -> Callable[[], None]:
         """See `Execution`."""
-        frames_hw = self._engine.manifest.frame_hw
-        context = self._context(batch, "frames", (batch, *frames_hw, 3))
+        context = self._context(batch)
 
         def enqueue() -> None:
             if self._bound.get(batch) is not addresses:
                 for name in (*self._engine.inputs, *self._engine.outputs):
-                    context.set_tensor_address(name, addresses[name])
+                    self._engine.bind(context, name, addresses[name])
                 self._bound[batch] = addresses
             self._execute(context)
 
         return enqueue
 
+    def is_capturable(self, batch: int) -> bool:
+        """See `Execution`."""
+        return self._engine.is_capturable(self._context(batch), self._stream.handle)
+
     def run_head(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """See `Execution`."""
         (name,), (output,) = self._engine.inputs, self._engine.outputs
         images = np.ascontiguousarray(images, self._engine.dtype(name))
-        context = self._context(len(images), name, images.shape)
+        context = self._context(len(images))
         shape = context.get_tensor_shape(output)
         found = np.empty([shape[axis] for axis in range(len(shape))], self._engine.dtype(output))
         source, target = self._address(name, images), self._address(output, found)
-        context.set_tensor_address(name, source)
-        context.set_tensor_address(output, target)
+        self._engine.bind(context, name, source)
+        self._engine.bind(context, output, target)
         self._gpu.copy_in(source, images, self._stream)
         self._execute(context)
         self._gpu.copy_out(found, target, self._stream)
-        self._stream.synchronize()
+        self._gpu.wait(self._stream)
         return found.astype(np.float32, copy=False)
 
     def close(self) -> None:
         """See `Execution`."""
         self._contexts.clear()
         self._bound.clear()
-        self._memory.clear()
 
     def _execute(self, context: tensorrt.IExecutionContext) -> None:
         if not context.execute_async_v3(self._stream.handle):
-            raise self._engine.failed()
+            raise self._gpu.refused(self._engine.failure())
 
-    def _context(self, batch: int, name: str, shape: tuple[int, ...]) -> tensorrt.IExecutionContext:
+    def _context(self, batch: int) -> tensorrt.IExecutionContext:
         context = self._contexts.get(batch)
         if context is None:
-            context = self._contexts[batch] = self._engine.context()
-            context.set_input_shape(name, shape)
+            context = self._engine.context(self._input_shapes(batch))
+            needed = self._engine.scratch_bytes(context)
+            if needed > self._scratch[1]:  # graphs that hold what was there keep it: it is freed with the GPU
+                self._scratch = int(self._gpu.memory(needed)), needed
+            context.set_device_memory(*self._scratch)
+            self._contexts[batch] = context
         return context
+
+    def _input_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
+        manifest = self._engine.manifest
+        if manifest.graph == "head":
+            return {self._engine.inputs[0]: (batch, 3, *manifest.imgsz_hw)}
+        return {"frames": (batch, *manifest.frame_hw, 3)}
 
     def _address(self, name: str, array: npt.NDArray[Any]) -> int:
         """Device memory of a head graph's tensor, as much as the largest batch needs."""

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from trt_yolo.capture_gate import allocating
 from trt_yolo.engine.device import NO_GPU, devices
 from trt_yolo.importing import import_or_refuse
 from trt_yolo.media.images import check_whole, decode_image
@@ -71,17 +72,21 @@ class GpuImageDecoder:
         check_whole(data, name=name)
         reason = "it is of another kind, or damaged"
         try:
-            image = self._decoder.decode(self._codec.CodeStream(data), params=self._wanted)
+            pixels_rgb = self._pixels_rgb(data)
         except RuntimeError as error:
-            image, reason = None, " ".join(str(error).split())[:200]
-        if image is None:
+            pixels_rgb, reason = None, " ".join(str(error).split())[:200]
+        if pixels_rgb is None:
             if self._said.acquire(blocking=False):
                 _log.warning(
                     "the GPU does not decode %s, nor what is like it: %s; the processor does", name, reason
                 )
             return decode_image(data, name=name)
-        pixels_rgb = np.asarray(image.cpu())
         return np.asarray(cv2.cvtColor(pixels_rgb, cv2.COLOR_RGB2BGR), np.uint8)
+
+    def _pixels_rgb(self, data: bytes) -> npt.NDArray[np.uint8] | None:
+        with allocating():
+            image = self._decoder.decode(self._codec.CodeStream(data), params=self._wanted)
+            return None if image is None else np.asarray(image.cpu())
 
     @property
     def _decoder(self) -> Any:

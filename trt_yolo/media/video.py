@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from trt_yolo.capture_gate import allocating
 from trt_yolo.engine.device import NO_GPU, devices
 from trt_yolo.errors import InputError, MissingDependencyError
 from trt_yolo.importing import import_or_refuse
@@ -111,12 +112,14 @@ def _on_gpu(path: Path, device: int) -> Frames:
         _MODULE, purpose="decoding videos on a GPU", package="PyNvVideoCodec", extra="nvcodec"
     )
     try:
-        decoder = codec.SimpleDecoder(
-            str(path), gpu_id=device, use_device_memory=False, output_color_type=codec.OutputColorType.RGB
-        )
+        with allocating():
+            decoder = codec.SimpleDecoder(
+                str(path), gpu_id=device, use_device_memory=False, output_color_type=codec.OutputColorType.RGB
+            )
         promised, count = len(decoder), 0
         while count < promised:
-            found = decoder.get_batch_frames(min(_AT_ONCE, promised - count))
+            with allocating():
+                found = decoder.get_batch_frames(min(_AT_ONCE, promised - count))
             if not found:
                 break
             for frame in found:  # its memory is the decoder's: the conversion copies

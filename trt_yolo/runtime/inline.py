@@ -1,7 +1,8 @@
 """The in-process twin of a worker: the same work over the same slots, in a thread of the caller's process.
 
 What `workers=0` runs on. Same interface as `runtime/process.py`, same results; but a crash of native code ends
-the program, a hang cannot be ended, and nothing is warmed up: a program for one image does not run two.
+the program, and a hang cannot be ended. Nothing is warmed up but what captures CUDA graphs: a program for one image
+does not run two.
 """
 
 from __future__ import annotations
@@ -90,6 +91,8 @@ class WorkerThread:
             with self._spec.backend.build(self._spec.threads) as backend:
                 ring = Ring.create(self._ring_options.shape(backend.manifest))
                 backend.adopt(ring.memory)
+                if backend.captures:
+                    backend.warm_up([(slot.frames, slot.rows) for slot in ring.slots])
                 self.at_once, self.about = backend.at_once, backend.about
                 self.manifest, self.ring = backend.manifest, ring
                 self._said.signal()

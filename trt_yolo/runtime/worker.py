@@ -185,12 +185,6 @@ class _Begun:
         self._done.signal()
 
 
-def warm_up(backend: Backend, ring: Ring) -> None:
-    """Runs the ring's first slot once, so that no real frame waits for what a backend does only once."""
-    slot, count = ring.slots[0], backend.manifest.batch.minimum
-    backend.infer_into(slot.frames, slot.rows, count=count, conf=0.25, iou=0.7)
-
-
 def serve(fd: int) -> None:
     """A worker process, from start to end.
 
@@ -230,7 +224,7 @@ def _serve(channel: Channel, stack: contextlib.ExitStack) -> None:
     message, fds = received
     ring = Ring.attach(fds[_RING], RingShape.from_dict(message["shape"]))
     backend.adopt(ring.memory)
-    warm_up(backend, ring)
+    backend.warm_up([(slot.frames, slot.rows) for slot in ring.slots])
     ready, done = Wake(fds[_READY_READ], fds[_READY_WRITE]), Wake(-1, fds[_DONE_WRITE])
     stopped = threading.Event()
     threading.Thread(target=_heed, args=(channel, stopped, ready), daemon=True).start()
