@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
-import threading
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 _PORTABLE, _DEVICEMAP = 1, 2  # CU_MEMHOSTREGISTER_PORTABLE and _DEVICEMAP of cuda.h
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
+_LOST: list[Any] = []  # of contexts that are lost: pycuda aborts the process where such objects are freed
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 
 
@@ -33,10 +33,9 @@ class Pycuda:
         self.MemoryError: type[Exception] = self._cuda.MemoryError
         self._device: Any = None
         self._context: Any = None
-        self._thread = threading.get_ident()
+        self._is_lost = False
         self._kept: list[Any] = []  # freed by pycuda when nothing refers to it
         self._registered: list[int] = []
-        self._index = 0
 
     def count(self) -> int:
         """See `Binding`."""
@@ -45,7 +44,7 @@ class Pycuda:
 
     def retain(self, index: int) -> None:
         """See `Binding`."""
-        self._index, self._device = index, self._cuda.Device(index)
+        self._device = self._cuda.Device(index)
         self._context = self._device.retain_primary_context()
 
     def device_name(self) -> str:
@@ -62,11 +61,19 @@ class Pycuda:
 
     def push(self) -> None:
         """See `Binding`."""
+        if self._is_lost:
+            raise self.Error("the context is lost")
         self._context.push()
 
     def pop(self) -> None:
         """See `Binding`."""
-        self._cuda.Context.pop()
+        try:
+            self._cuda.Context.pop()
+        except self.Error:
+            self._is_lost = True
+            with contextlib.suppress(self.Error):  # else pycuda aborts the process when the thread ends
+                self._context.detach()
+            raise
 
     def synchronize(self) -> None:
         """See `Binding`."""
@@ -74,22 +81,17 @@ class Pycuda:
 
     def close(self) -> None:
         """See `Binding`."""
-        with contextlib.suppress(self.Error):
+        try:
             self.push()
-            for address in self._registered:
-                self._library.cuMemHostUnregister(ctypes.c_void_p(address))
-            self._kept.clear()
-            self.pop()
-        self._release()
-
-    def _release(self) -> None:
-        """`detach` in its own thread releases the context and leaves it current; in another it releases nothing."""
+        except self.Error:
+            _LOST.append(self._kept)
+            return
+        for address in self._registered:
+            self._library.cuMemHostUnregister(ctypes.c_void_p(address))
+        self._kept.clear()
         with contextlib.suppress(self.Error):
-            self._context.detach()
-        if threading.get_ident() == self._thread:
-            self._library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
-        else:
-            self._library.cuDevicePrimaryCtxRelease_v2(self._index)
+            self._context.detach()  # releases the context, and leaves it current
+        self._library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
     def ignore_captures_elsewhere(self) -> None:
         """See `Binding`."""
