@@ -6,6 +6,7 @@ import ctypes
 import ctypes.util
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -86,6 +87,22 @@ def test_a_module_without_metadata_is_importable(tmp_path: Path, monkeypatch: py
 def test_missing_lists_what_a_feature_still_needs(installed: tuple[str, ...], wanted: list[str]) -> None:
     probes = {name: Probe(name, "1" if name in installed else "", "") for name in ("a", "b", "c")}
     assert environment.missing(Feature("x", "", ("a", "b"), ""), probes) == wanted
+
+
+def test_features_are_the_extras_of_the_package() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
+    text = (Path(__file__).resolve().parent.parent / "pyproject.toml").read_text()
+    project = tomllib.loads(text)["project"]
+    extras = {**project["optional-dependencies"], "core": project["dependencies"]}
+    for feature in FEATURES:
+        wanted = {re.split(r"[\[><=;]", one)[0] for one in extras[feature.name]}
+        assert wanted == set(feature.packages), feature.name
+        assert feature.name == "core" or f"trt-yolo[{feature.name}]" in feature.install
+
+
+def test_nothing_of_a_gpu_is_compiled_unless_it_is_asked_for() -> None:
+    """pycuda has no wheels."""
+    assert [one.name for one in FEATURES if "pycuda" in one.packages] == ["pycuda"]
 
 
 def test_this_environment_has_the_core() -> None:

@@ -1,4 +1,4 @@
-"""The README's table of hardware, out of the results of `tools/gpu_check` under `tools/results`.
+"""The README's table of hardware, out of the results of `tools/gpu_report` under `tools/results`.
 
 python tools/hardware_table.py            # writes it
 python tools/hardware_table.py --check    # exit code 1 if the README has another one
@@ -6,28 +6,34 @@ python tools/hardware_table.py --check    # exit code 1 if the README has anothe
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
-
-from gpu_checks.record import NoRecordError, Part, Record, record_from_file  # noqa: E402
-from gpu_checks.table import number_text  # noqa: E402
-
 RESULTS = ROOT / "tools" / "results"
 README = ROOT / "README.md"
 BEGIN = "<!-- hardware table: made by tools/hardware_table.py -->"
 END = "<!-- end of hardware table -->"
+TOOL, SCHEMA = "trt-yolo gpu_report", 1
 
 _COLUMNS = (
-    "device", "software", "runtime / bare engine", "latency added, batch 1", "host work an image",
-    "images/s: slots, JPEG files", "cores to keep it busy", "/ Ultralytics", "checks",
-)  # fmt: skip
-_RATIO, _ADDED = "runtime / bare engine, best batch", "batch 1: latency added to the bare engine call, p50"
-_WORK, _FILES = "host work an image, outside decode and letterbox", "JPEG files to detections, all cores"
-_CORES, _PEER = "cores that keep the bare engine busy", "ours / Ultralytics' predict, JPEG files"
+    "device",
+    "software",
+    "runtime / bare engine",
+    "latency added, batch 1",
+    "images/s: slots, JPEG files",
+    "checks",
+)
+_PACKAGES = ("tensorrt", "tensorrt-rtx-cu13", "onnxruntime-gpu", "cuda-bindings")
+
+Record = dict[str, Any]
+
+
+class NoRecordError(Exception):
+    """A file that is no result, or a README without marks; the text says what to do."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -53,14 +59,26 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def records(folder: Path) -> list[Record]:
-    """Those in a folder: on GPUs first, the newest of each first.
+    """Those in a folder, the newest first.
 
     Raises:
         NoRecordError: A file there is none.
     """
-    found = [record_from_file(path) for path in sorted(folder.glob("*.json"))]
-    found.sort(key=lambda one: one.created, reverse=True)
-    return sorted(found, key=lambda one: one.rehearsal)
+    found = [_record(path) for path in sorted(folder.glob("*.json"))]
+    return sorted(found, key=lambda one: str(one["created"]), reverse=True)
+
+
+def _record(path: Path) -> Record:
+    try:
+        record: Record = json.loads(path.read_text(encoding="utf-8"))
+        if (record["tool"], record["schema"]) != (TOOL, SCHEMA):
+            raise NoRecordError(f"{path} is no result of tools/gpu_report; leave only those in its folder")
+        _cells(record)
+        return record
+    except OSError as error:
+        raise NoRecordError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise NoRecordError(f"{path} is damaged ({error}); run tools/gpu_report again") from error
 
 
 def with_table(text: str, found: Sequence[Record]) -> str:
@@ -77,74 +95,50 @@ def with_table(text: str, found: Sequence[Record]) -> str:
 
 
 def table(found: Sequence[Record]) -> str:
-    """The records as a table in Markdown; a rehearsal is called one."""
-    lines = []
-    if not any(not one.rehearsal for one in found):
-        lines += ["**No result of a GPU yet.**", ""]
-    if found:
-        lines += [_row(_COLUMNS), _row(["---"] * len(_COLUMNS)), *(_row(_cells(one)) for one in found)]
-    return "\n".join(lines)
+    """The records as a table in Markdown."""
+    if not found:
+        return "**No result of a GPU yet.**"
+    return "\n".join([_row(_COLUMNS), _row(["---"] * len(_COLUMNS)), *(_row(_cells(one)) for one in found)])
 
 
 def _cells(record: Record) -> list[str]:
+    machine, rows = record["machine"], [row for step in record["steps"] for row in step["rows"]]
+    versions = {one["package"]: one["version"] for one in machine["packages"]}
+    packages = ", ".join(f"{name} {versions[name]}" for name in _PACKAGES if versions.get(name))
+    software = (
+        f"{record['created'][:10]}, trt-yolo {record['version']} {record['revision']}; "
+        f"driver {machine['driver'] or '?'}, CUDA {machine['cuda']}; {packages}"
+    )
+    rates = [_best(rows, ": infer"), _best(rows, ": e2e")]
     return [
-        _device(record),
-        _software(record),
-        _figure(record, _RATIO, interval=True),
-        _figure(record, _ADDED),
-        _figure(record, _WORK),
-        " / ".join([_best_rate(record), _figure(record, _FILES, unit=False)]),
-        _figure(record, _CORES),
-        _figure(record, _PEER),
-        _checks(record.parts),
+        f"{record['device']} ({machine['gpus'][0]['compute_capability']})",
+        software,
+        _best(rows, ": infer/engine"),
+        _best(rows, "added to the bare engine, p50", unit=" ms"),
+        " / ".join(rates),
+        _checks(record),
     ]
 
 
-def _device(record: Record) -> str:
-    if record.rehearsal:
-        return f"**no GPU**: rehearsal on {record.device}, {record.model}"
-    gpus = record.machine.get("gpus") or [{}]
-    capability = gpus[0].get("compute_capability")
-    return f"{record.device} ({capability}), {record.model}"
-
-
-def _software(record: Record) -> str:
-    machine = record.machine
-    packages = machine.get("packages") or {}
-    said = [f"{record.created[:10]}, trt-yolo {record.version} {record.revision}".strip()]
-    if machine.get("driver"):
-        said.append(f"driver {machine['driver']}, CUDA {machine.get('cuda')}")
-    names = ("tensorrt", "tensorrt-rtx-cu13", "onnxruntime-gpu", "onnxruntime")
-    said.append(", ".join(f"{name} {packages[name]}" for name in names if packages.get(name)))
-    return "; ".join(said)
-
-
-def _figure(record: Record, name: str, *, interval: bool = False, unit: bool = True) -> str:
-    row = record.row("bench", name)
-    if row is None or not isinstance(row.value, int | float):
+def _best(rows: Sequence[Record], end: str, unit: str = "") -> str:
+    """The largest figure among the rows whose name ends so, with what was measured."""
+    found = [row for row in rows if row["name"].endswith(end) and isinstance(row["value"], int | float)]
+    if not found:
         return "-"
-    text = number_text(float(row.value)) + (f" {row.unit}" if unit and row.unit else "")
-    if interval and row.low is not None and row.high is not None:
-        text += f" [{number_text(row.low)}, {number_text(row.high)}]"
-    return text + (f" (goal {row.goal}: missed)" if row.state == "missed" else "")
+    best = max(found, key=lambda row: row["value"])
+    return f"{best['value']:g}{unit} ({best['name'].removesuffix(end).rstrip(': ')})"
 
 
-def _best_rate(record: Record) -> str:
-    rates = [
-        float(row.value)
-        for part, row in record.rows
-        if part == "bench"
-        and row.name.endswith("frames in shared memory to rows")
-        and isinstance(row.value, int | float)
-    ]
-    return number_text(max(rates)) if rates else "-"
+def _checks(record: Record) -> str:
+    return "; ".join(_summary(record)) or "-"
 
 
-def _checks(parts: Sequence[Part]) -> str:
-    failed = sum(row.state == "failed" for part in parts for row in part.rows)
-    held = sum(row.state == "ok" for part in parts for row in part.rows)
-    unfinished = [part.name for part in parts if part.ending != "done"]
-    return f"{held} hold, {failed} failed" + (f"; cut short: {', '.join(unfinished)}" if unfinished else "")
+def _summary(record: Record) -> Iterator[str]:
+    for step in record["steps"]:
+        states = [row["state"] for row in step["rows"]]
+        if "ok" in states or "failed" in states or step["ending"] != "done":
+            ending = "" if step["ending"] == "done" else f", {step['ending']}"
+            yield f"{step['name']}: {states.count('ok')} hold, {states.count('failed')} failed{ending}"
 
 
 def _row(cells: Sequence[str]) -> str:

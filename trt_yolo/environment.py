@@ -54,8 +54,20 @@ FEATURES = (
     Feature(
         "gpu",
         "run engines on an NVIDIA GPU",
-        ("onnxruntime-gpu", "tensorrt", "pycuda", "cuda-bindings", "nvidia-ml-py", "faster-coco-eval"),
-        "pip install 'trt-yolo[gpu]' (on a Jetson: JetPack's own TensorRT)",
+        ("onnxruntime-gpu", "tensorrt", "cuda-bindings", "nvidia-ml-py", "faster-coco-eval"),
+        "pip install 'trt-yolo[gpu]' (on a Jetson: JetPack's own TensorRT; JetPack 6 also: 'cuda-bindings<13')",
+    ),
+    Feature(
+        "pycuda",
+        "reach the GPU without cuda-bindings, as on older Jetsons",
+        ("pycuda",),
+        "pip install 'trt-yolo[pycuda]' (compiles: it needs a C++ compiler and CUDA's headers)",
+    ),
+    Feature(
+        "lean",
+        "run engines built with --version-compatible, without the whole TensorRT",
+        ("tensorrt-lean-cu13",),
+        "pip install 'trt-yolo[lean]'",
     ),
     Feature(
         "rtx",
@@ -82,6 +94,7 @@ _MODULES = {
     "onnxruntime-gpu": "onnxruntime",
     "cuda-bindings": "cuda.bindings",
     "nvidia-ml-py": "pynvml",
+    "tensorrt-lean-cu13": "tensorrt_lean",
     "tensorrt-rtx-cu13": "tensorrt_rtx",
     "pyyaml": "yaml",
     "nvidia-nvimgcodec-cu12": "nvidia.nvimgcodec",
@@ -91,6 +104,7 @@ _ALTERNATIVES = {
     "opencv-python": ("opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),
     "onnxruntime": ("onnxruntime-gpu",),
     "tensorrt": ("tensorrt-cu12", "tensorrt-cu13"),
+    "tensorrt-lean-cu13": ("tensorrt-lean", "tensorrt-lean-cu12"),
     "tensorrt-rtx-cu13": ("tensorrt-rtx", "tensorrt-rtx-cu12"),
     "nvidia-nvimgcodec-cu12": ("nvidia-nvimgcodec-cu13",),
 }

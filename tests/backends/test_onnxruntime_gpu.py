@@ -396,7 +396,7 @@ def test_a_provider_that_does_not_start(demo_onnx: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(PROVIDERS, "cuda", absent)
     with (
         pytest.warns(UserWarning, match="CUDAExecutionProvider"),
-        pytest.raises(BackendError, match=r"does not start CUDAExecutionProvider: libcuda\.so\.1"),
+        pytest.raises(BackendError, match=r"does not start CUDAExecutionProvider: "),
     ):
         OnnxRuntimeGpuBackend(demo_onnx)
 

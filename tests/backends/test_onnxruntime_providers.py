@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import shutil
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -48,6 +51,7 @@ def test_cuda() -> None:
                 "user_compute_stream": "4096",
                 "enable_cuda_graph": "1",
                 "arena_extend_strategy": "kSameAsRequested",
+                "cudnn_conv_algo_search": "HEURISTIC",
             },
         )
     ]
@@ -173,11 +177,112 @@ def test_no_such_provider() -> None:
         chosen_provider("rocm")
 
 
-def test_libraries_that_are_not_there() -> None:
-    pytest.importorskip("onnxruntime")
-    said = missing_libraries(types.SimpleNamespace(cuda_version="47.1"))
-    assert "libcudart.so.47" in said
-    assert "built for CUDA 47 with cuDNN 9: pip install 'onnxruntime-gpu[cuda,cudnn]'" in said
+def shared_library(path: Path, *needed: Path) -> Path:
+    """A shared library under a name of its own, which needs others."""
+    compiler = shutil.which("cc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("no C compiler for Linux")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source = path.with_name("source.c")
+    source.write_text("int nothing(void) { return 0; }\n")
+    command = [compiler, "-shared", "-fPIC", "-nostdlib", "-o", path, source]
+    subprocess.run([*command, f"-Wl,--no-as-needed,-soname,{path.name}", *needed], check=True)
+    return path
+
+
+def _providers_that_need(folder: Path, monkeypatch: pytest.MonkeyPatch, **needed: list[str]) -> Any:
+    """An ONNX Runtime on disk whose providers' libraries need others, which nobody has; one with a GPU."""
+    absent = folder / "absent"
+    for provider, names in needed.items():
+        libraries = [shared_library(absent / name) for name in names]
+        shared_library(
+            folder / "onnxruntime" / "capi" / f"libonnxruntime_providers_{provider}.so", *libraries
+        )
+    _machine(monkeypatch, gpus=1, offered=[TENSORRT, CUDA, CPU])
+    module: Any = sys.modules["onnxruntime"]
+    module.__file__ = str(folder / "onnxruntime" / "__init__.py")
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+    monkeypatch.setattr(providers, "_CUDNN", "libc.so.6")
+    return module
+
+
+def test_a_provider_is_not_offered_without_the_libraries_that_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime names it all the same."""
+    _providers_that_need(
+        tmp_path, monkeypatch, cuda=[], tensorrt=["libnvinfer.so.47", "libnvonnxparser.so.47"]
+    )
+    with pytest.raises(MissingDependencyError) as caught:
+        chosen_provider("tensorrt")
+    assert str(caught.value) == (
+        "--provider tensorrt cannot be used here: ONNX Runtime 1.99.0 needs libnvinfer.so.47, "
+        "libnvonnxparser.so.47, not found here: install TensorRT 47 and put the folder of its libraries on "
+        "LD_LIBRARY_PATH"
+    )
+    assert chosen_provider("cuda") == ("cuda", "")
+
+
+def test_another_major_version_is_not_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with onnxruntime-gpu 1.31.1 and TensorRT 11."""
+    _providers_that_need(tmp_path, monkeypatch, tensorrt=["libnvinfer.so.47"])
+    there = tmp_path / "there"
+    shared_library(there / "libnvinfer.so.48")
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"/nowhere::{there}")
+    assert "libnvinfer.so.47, not found here" in unusable("tensorrt")
+    shared_library(there / "libnvinfer.so.47")
+    assert unusable("tensorrt") == ""
+
+
+def test_what_cuda_lacks_is_said_where_the_cpu_runs_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _providers_that_need(tmp_path, monkeypatch, cuda=["libcublas.so.47", "libcudart.so.47", "libother.so.47"])
+    name, why = chosen_provider("auto")
+    assert name == "cpu"
+    assert why == (
+        "ONNX Runtime 1.99.0 needs libcublas.so.47, libcudart.so.47, not found here: "
+        "pip install 'onnxruntime-gpu[cuda,cudnn]', or put them on LD_LIBRARY_PATH"
+    )
+
+
+def test_cudnn_is_needed_by_name_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = _providers_that_need(tmp_path, monkeypatch, cuda=[])
+    assert missing_libraries(module, PROVIDERS["cuda"]) == ""
+    monkeypatch.setattr(providers, "_CUDNN", "libcudnn.so.47")
+    assert "needs libcudnn.so.47, not found" in missing_libraries(module, PROVIDERS["cuda"])
+
+
+def test_libraries_of_nvidias_packages_are_found_and_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = _providers_that_need(tmp_path, monkeypatch, cuda=["libcublas.so.47"])
+    assert missing_libraries(module, PROVIDERS["cuda"])
+    library = tmp_path / "site" / "nvidia" / "cu47" / "lib" / "libcublas.so.47"
+    library.parent.mkdir(parents=True)
+    shared_library(library)
+    monkeypatch.setattr(providers, "_nvidia_folders", lambda: [library.parent])
+    assert missing_libraries(module, PROVIDERS["cuda"]) == ""
+
+
+def test_where_nvidias_packages_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nvidia" / "cu47" / "lib").mkdir(parents=True)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "nvidia", raising=False)
+    assert providers._nvidia_folders() == [tmp_path / "nvidia" / "cu47" / "lib"]
+
+
+def test_a_library_that_is_loaded_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `import tensorrt`, whose libraries lie in no folder that is searched."""
+    module = _providers_that_need(tmp_path, monkeypatch, tensorrt=["libnvloaded.so.47"])
+    tensorrt = PROVIDERS["tensorrt"]
+    assert missing_libraries(module, tensorrt)
+    ctypes.CDLL(str(tmp_path / "absent" / "libnvloaded.so.47"))
+    assert missing_libraries(module, tensorrt) == ""
+
+
+def test_an_onnxruntime_without_libraries_of_its_own_to_look_into() -> None:
+    assert missing_libraries(types.SimpleNamespace(__version__="1"), PROVIDERS["cuda"]) == ""
 
 
 class _Device:
@@ -261,3 +366,11 @@ def test_session_options_take_a_plugin() -> None:
     assert hasattr(onnxruntime.SessionOptions, "add_provider_for_devices")
     device = onnxruntime.get_ep_devices()[0]
     assert {"ep_name", "ep_options"} <= set(dir(device))
+
+
+def test_a_system_without_ldd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then ONNX Runtime itself says what it lacks."""
+    module = _providers_that_need(tmp_path, monkeypatch, tensorrt=["libnvinfer.so.47"])
+    assert missing_libraries(module, PROVIDERS["tensorrt"])
+    monkeypatch.setenv("PATH", "")
+    assert missing_libraries(module, PROVIDERS["tensorrt"]) == ""

@@ -95,6 +95,7 @@ def test_without_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     write_pair(tmp_path / "model.engine", tensorrt_plan())
     monkeypatch.setattr(loadable, "this_machine", lambda: here({"tensorrt": "10.13.0.35"}))
     monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setitem(sys.modules, "tensorrt_lean", None)
     with pytest.raises(
         MissingDependencyError, match=r"tensorrt does not import .*pip install 'trt-yolo\[gpu\]'"
     ):

@@ -134,7 +134,7 @@ _EXPORTS = [
     (["--opset", "22"], ["--opset 22", "13 to 21"]),
     (["--opset", "new"], ["--opset", "integer", "--help"]),
     (["--rows", "0"], ["--rows 0", "512"]),
-    (["--rows", "99999"], ["--rows 99999", "4096"]),
+    (["--rows", "99999"], ["--rows 99999", "3840"]),
     (["--exporter", "foo"], ["--exporter 'foo'", "auto, native, ultralytics"]),
     (["--data", "folder.pt"], ["folder.pt", "no images", ".jpg"]),
     (["--data", "missing"], ["missing", "give images"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,26 @@ def test_every_package_and_every_feature_has_a_line(cli: Command) -> None:
     for package in (package for feature in FEATURES for package in feature.packages):
         assert any(line.startswith(f"│ {package} ") for line in outcome.out.splitlines()), package
     assert "NVIDIA driver: " in outcome.out
+
+
+def test_the_cuda_binding_and_why(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cuda.bindings.driver")
+    assert "CUDA binding: cuda-bindings (the default)" in cli("doctor").out.splitlines()
+    monkeypatch.setenv("TRT_YOLO_CUDA", "cupy")
+    outcome = cli("doctor")
+    _assert_well(outcome)
+    assert "CUDA binding: none (TRT_YOLO_CUDA is 'cupy'; give cuda-bindings or pycuda" in outcome.out
+
+
+def test_json(cli: Command) -> None:
+    outcome = cli("doctor", "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    (line,) = outcome.out.splitlines()
+    found = json.loads(line)
+    assert found["version"] == __version__
+    assert {one["package"] for one in found["packages"]} >= {"numpy", "cuda-bindings", "tensorrt"}
+    assert [one["name"] for one in found["features"]] == [feature.name for feature in FEATURES]
+    assert {"driver", "cuda", "gpus", "binding", "provider", "tensorrt", "engines", "notes"} <= set(found)
 
 
 def test_what_is_installed_has_its_version(cli: Command) -> None:

@@ -71,7 +71,10 @@ _NOT_HERE = [
                      "trt-yolo export demo.onnx --format engine"]),
     ("nobodys.engine", ["nobodys.engine does not load here", NO_GPU, "MODEL.onnx --format engine"]),
     ("ultralytics.engine", ["ultralytics.engine does not load here", NO_GPU]),
-    ("orin.plan", ["orin.plan does not load here", "built with tensorrt 10.13.0.35", "tensorrt-rtx", "pip install"]),
+    (
+        "orin.plan",
+        ["orin.plan does not load here", "built with tensorrt 10.13.0.35", "here is tensorrt-", "pip install"],
+    ),
     ("cut.engine", ["cut.engine is damaged or was replaced", "bytes", "copy it again"]),
     ("changed.engine", ["changed.engine is damaged or was replaced", "copy it again"]),
     ("manifest.engine", ["manifest.engine.json has a damaged manifest"]),
@@ -102,11 +105,12 @@ def test_predict_in_a_process_of_its_own(files: Path) -> None:
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 @pytest.mark.usefixtures("files")
-def test_predict_where_it_would_load_but_for_pycuda(
+def test_predict_where_it_would_load_but_for_a_cuda_binding(
     workers: str, monkeypatch: pytest.MonkeyPatch, cli: Command
 ) -> None:
     """A GPU is made up in this process; a worker looks for itself, and finds none."""
     monkeypatch.setattr(loadable, "devices", lambda: [gpu()])
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     outcome = cli("predict", "good.engine", "image.jpg", "--workers", workers)
     assert_one_error(outcome, "pip install 'trt-yolo[gpu]'" if workers == "0" else NO_GPU)

@@ -81,13 +81,18 @@ def gpu(capability: str = "8.9", name: str = "NVIDIA GeForce RTX 4090") -> Devic
 
 
 def here(
-    versions: dict[Family, str] | None = None, capability: str | None = "8.9", platform: str = "linux-x86_64"
+    versions: dict[Family, str] | None = None,
+    capability: str | None = "8.9",
+    platform: str = "linux-x86_64",
+    *,
+    lean: bool = False,
 ) -> Here:
-    """A machine that is made up; no capability, no GPU."""
+    """A machine that is made up; no capability, no GPU; lean: its tensorrt is the lean runtime."""
     return Here(
         versions={"tensorrt": "10.13.0.35"} if versions is None else versions,
         gpus=[] if capability is None else [gpu(capability)],
         platform=platform,
+        lean=lean,
     )
 
 

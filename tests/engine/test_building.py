@@ -7,6 +7,7 @@ import json
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -16,9 +17,10 @@ from onnx import TensorProto, helper
 from tests.engine.conftest import copied
 from tests.engine.plans import left_in
 from trt_yolo.demo.scenes import write_yolo_dataset
-from trt_yolo.engine.building import PhaseProgress, build_plan
+from trt_yolo.engine.building import PhaseProgress, _configure, build_plan
 from trt_yolo.engine.from_onnx import EngineReport, engine_from_onnx
 from trt_yolo.engine.library import Library
+from trt_yolo.engine.log import Log, started_builder
 from trt_yolo.engine.options import EngineOptions
 from trt_yolo.engine.plan import failed_log_path, manifest_path, plan_file
 from trt_yolo.engine.storing import manifest_of
@@ -364,6 +366,27 @@ def test_phases_on_many_threads() -> None:
     assert len(told) == 8 * 201
     assert all(0 <= one <= 1 for one in told)
     assert progress.fraction() == max(told) == 1 / 8
+
+
+def _configured(library: Library) -> Any:
+    """The configuration that the real builder gets."""
+    builder = started_builder(Log(library))
+    config = builder.create_builder_config()
+    _configure(library, builder, config, EngineOptions())
+    return config
+
+
+def test_an_engine_is_built_for_stream_capture(rtx: Library) -> None:
+    assert _configured(rtx).get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+
+
+def test_a_tensorrt_for_rtx_without_that_flag_builds_too(
+    rtx: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {name: flag for name, flag in vars(trt.BuilderFlag).items() if not name.startswith("_")}
+    del flags["REQUIRE_USER_ALLOCATION"]
+    monkeypatch.setattr(trt, "BuilderFlag", SimpleNamespace(**flags))
+    assert _configured(rtx) is not None
 
 
 def test_options_are_plain_values() -> None:

@@ -12,7 +12,8 @@ import onnx
 import pytest
 
 from tests.engine.conftest import copied
-from tests.engine.plans import left_in
+from tests.engine.plans import gpu, left_in
+from trt_yolo.engine import from_onnx
 from trt_yolo.engine.device import cuda_version, platform_name
 from trt_yolo.engine.from_onnx import EngineReport, engine_from_onnx, engine_stem, manifest_of_onnx
 from trt_yolo.engine.options import EngineOptions
@@ -242,3 +243,34 @@ def test_a_folder_that_cannot_be(graph: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"cannot write to .*file.* --out"):
         engine_from_onnx(graph, out=tmp_path / "file")
+
+
+@pytest.fixture
+def on_an_orin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Jetson with TensorRT, which must not be asked to build."""
+    monkeypatch.setattr(from_onnx, "devices", lambda: [gpu("8.7", "Orin")])
+    monkeypatch.setattr(from_onnx, "chosen_family", lambda builder, gpus: "tensorrt")
+    monkeypatch.setattr(from_onnx, "run_build", None)
+
+
+@pytest.mark.usefixtures("on_an_orin")
+def test_dla_takes_no_dynamic_batch(demo_dynamic_onnx: Path, tmp_path: Path) -> None:
+    source = copied(demo_dynamic_onnx, tmp_path)
+    with pytest.raises(
+        InputError, match=r"--dla 0 does not take a batch of 1 to (\d+): .*--profile \1,\1,\1"
+    ):
+        engine_from_onnx(source, options=EngineOptions(dla=0))
+    assert left_in(tmp_path) == {source.name}
+
+
+@pytest.mark.usefixtures("on_an_orin")
+def test_dla_takes_no_int8(graph: Path) -> None:
+    """Whoever made it: what counts is in the graph."""
+    model = onnx.load(str(graph))
+    scale = onnx.helper.make_tensor("scale", onnx.TensorProto.FLOAT, [], [0.1])
+    model.graph.initializer.append(scale)
+    model.graph.node.append(onnx.helper.make_node("QuantizeLinear", ["detections", "scale"], ["quantized"]))
+    onnx.save(model, str(graph))
+    with pytest.raises(InputError, match=r"--dla 1 does not take .*model\.onnx, which is int8 .*--fp16"):
+        engine_from_onnx(graph, options=EngineOptions(dla=1))
+    assert left_in(graph.parent) == {graph.name}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,21 @@ import typer.main
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.engine.plans import gpu
 from trt_yolo.cli.main import app
-from trt_yolo.engine.library import Library, chosen_family, installed_version, is_found
+from trt_yolo.engine.device import Device
+from trt_yolo.engine.library import (
+    RTX_CAPABILITIES,
+    Library,
+    chosen_family,
+    installed_version,
+    is_found,
+    is_lean,
+    module_of,
+)
 from trt_yolo.engine.options import (
     EngineOptions,
+    check_dla,
     check_profile,
     check_supported,
     options_from_dict,
@@ -343,10 +355,17 @@ def test_the_builder_is_chosen_by_what_is_here(rtx: Library) -> None:
         chosen_family("tensorrt", gpus=[])
 
 
+@pytest.fixture
+def no_lean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lean runtime is not installed."""
+    monkeypatch.setitem(sys.modules, "tensorrt_lean", None)
+
+
+@pytest.mark.usefixtures("no_lean")
 def test_a_library_that_is_not_installed_says_how_to_get_it() -> None:
     if is_found("tensorrt"):
         pytest.skip("TensorRT is installed")
-    assert installed_version("tensorrt") == ""
+    assert (installed_version("tensorrt"), module_of("tensorrt"), is_lean()) == ("", "", False)
     with pytest.raises(
         MissingDependencyError, match=r"tensorrt does not import .*pip install 'trt-yolo\[gpu\]'"
     ):
@@ -360,7 +379,89 @@ def test_a_library_that_is_broken_says_why(tmp_path: Path, monkeypatch: pytest.M
         "raise OSError('libnvinfer.so.10:\\ncannot open shared object file')"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    assert module_of("tensorrt") == "tensorrt", "the lean runtime does not hide that it is broken"
     wanted = r"does not import \(libnvinfer\.so\.10: cannot open shared object file\); pip install"
     with pytest.raises(MissingDependencyError, match=wanted):
         Library("tensorrt")
     assert installed_version("tensorrt") == ""
+
+
+@pytest.fixture
+def lean() -> Library:
+    """The real lean runtime."""
+    pytest.importorskip("tensorrt_lean", reason="extra `lean` is not installed")
+    if is_found("tensorrt"):
+        pytest.skip("TensorRT itself is installed")
+    return Library("tensorrt")
+
+
+def test_the_lean_runtime_stands_in_for_tensorrt(lean: Library) -> None:
+    assert lean.lean
+    assert is_lean()
+    assert (lean.name, lean.family, module_of("tensorrt")) == ("tensorrt-lean", "tensorrt", "tensorrt_lean")
+    assert installed_version("tensorrt") == lean.version == lean.trt.__version__
+    assert (lean.package, lean.cuda) == ("tensorrt-lean-cu13", 13)
+
+
+@pytest.mark.parametrize("gpus", [[], [gpu()], [gpu("9.0")]], ids=["no GPU", "8.9", "9.0"])
+def test_the_lean_runtime_is_no_builder(gpus: list[Device], lean: Library) -> None:
+    wanted = r"--builder tensorrt is not installed \(tensorrt-lean is: it runs engines and builds none\); pip"
+    with pytest.raises(MissingDependencyError, match=wanted):
+        chosen_family("tensorrt", gpus=gpus)
+
+
+def test_auto_says_that_the_lean_runtime_builds_none(lean: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with pytest.raises(MissingDependencyError, match=r"no TensorRT is installed \(tensorrt-lean is: it runs"):
+        chosen_family("auto", gpus=[gpu()])
+
+
+def test_a_library_knows_which_cuda_it_was_built_for(rtx: Library) -> None:
+    assert rtx.package == f"tensorrt-rtx-cu{rtx.cuda}"
+    assert rtx.cuda in (12, 13)
+    assert (rtx.lean, rtx.name) == (False, "tensorrt-rtx")
+
+
+def test_the_table_of_capabilities_is_that_of_the_installed_module(rtx: Library) -> None:
+    """Where this fails, TensorRT for RTX has learned a GPU: the table is to be changed."""
+    names = dir(getattr(rtx.trt, "ComputeCapability"))  # noqa: B009
+    known = [f"{name[2:-1]}.{name[-1]}" for name in names if name.startswith("SM")]
+    assert sorted(known, key=float) == list(RTX_CAPABILITIES)
+
+
+@pytest.mark.parametrize("capability", ["8.7", "9.0", "10.0", "11.0"])
+def test_auto_builds_nothing_with_rtx_that_would_not_run_here(
+    capability: str, rtx: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    gpus = [gpu(capability, "NVIDIA H100")]
+    wanted = rf"runs on compute capability 7\.5, .* and this is {capability} \(NVIDIA H100\); pip install"
+    with pytest.raises(MissingDependencyError, match=wanted):
+        chosen_family("auto", gpus=gpus)
+    assert chosen_family("tensorrt-rtx", gpus=gpus) == "tensorrt-rtx", "for another GPU"
+
+
+@pytest.mark.parametrize("capability", RTX_CAPABILITIES)
+def test_auto_takes_rtx_where_it_runs(capability: str, rtx: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert chosen_family("auto", gpus=[gpu(capability)]) == "tensorrt-rtx"
+
+
+@pytest.mark.parametrize(
+    ("dla", "profile", "quantized", "wanted"),
+    [
+        (None, (1, 4, 4), True, ""),
+        (0, (4, 4, 4), False, ""),
+        (1, (1, 2, 4), False, r"--dla 1 does not take a batch of 1 to 4: .* give --profile 4,4,4, or leave --dla out"),
+        (0, (1, 1, 1), True, r"--dla 0 does not take a\.onnx, which is int8 .*export it with --fp16, or leave"),
+    ],
+)  # fmt: skip
+def test_what_dla_does_not_take(
+    dla: int | None, profile: tuple[int, int, int], quantized: bool, wanted: str
+) -> None:
+    options = EngineOptions(dla=dla)
+    if not wanted:
+        check_dla(options, profile, quantized=quantized, origin="a.onnx")
+        return
+    with pytest.raises(InputError, match=wanted):
+        check_dla(options, profile, quantized=quantized, origin="a.onnx")

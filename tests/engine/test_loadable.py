@@ -12,7 +12,7 @@ import pytest
 from tests.engine.plans import here, manifest_for, tensorrt_plan, ultralytics, write_pair
 from trt_yolo.engine.device import platform_name
 from trt_yolo.engine.from_onnx import EngineReport
-from trt_yolo.engine.library import installed_version
+from trt_yolo.engine.library import RTX_CAPABILITIES, installed_version, is_lean
 from trt_yolo.engine.loadable import (
     Here,
     check_loads,
@@ -45,6 +45,7 @@ def _compatible(**options: Any) -> dict[str, Any]:
     return {"options": {"builder": "tensorrt", **options}}
 
 
+LEAN = here({"tensorrt": "11.4.0.106"}, lean=True)
 LOADS = [
     pytest.param(TENSORRT, {}, here(), id="the same"),
     pytest.param(TENSORRT, {}, here({"tensorrt": "10.13.0.35", "tensorrt-rtx": "1.7.1.116"}), id="both are here"),
@@ -55,6 +56,11 @@ LOADS = [
     pytest.param(TENSORRT, _compatible(version_compatible=True), here({"tensorrt": "10.14.1.48"}), id="a later minor"),
     pytest.param(TENSORRT, _compatible(version_compatible=True), here({"tensorrt": "11.0.0.1"}), id="a later major"),
     pytest.param(TENSORRT, _compatible(version_compatible=True), here({"tensorrt": "10.13.0"}), id="compatible same"),
+    pytest.param(TENSORRT, _compatible(version_compatible=True), LEAN, id="compatible, the lean runtime of 11"),
+    pytest.param(
+        TENSORRT, _compatible(version_compatible=True), here({"tensorrt": "10.13.0.35"}, lean=True),
+        id="compatible, the lean runtime of the same",
+    ),
     pytest.param(TENSORRT, None, here(), id="another tool's"),
     pytest.param(TENSORRT, None, here(capability="12.0"), id="another tool's, any GPU"),
     pytest.param(TENSORRT, {"compute_capabilities": ()}, here(capability="7.5"), id="capabilities that nobody knows"),
@@ -73,7 +79,7 @@ LOADS = [
     pytest.param(RTX, RTX_FACTS, RTX_HERE, id="RTX"),
     pytest.param(RTX, RTX_FACTS, here({"tensorrt-rtx": "1.7.1.116"}, "8.0"), id="RTX 8.0+ on 8.0"),
     pytest.param(RTX, RTX_FACTS, here({"tensorrt-rtx": "1.7.1.116"}, "12.1"), id="RTX 8.0+ on 12.1"),
-    pytest.param(RTX, RTX_FACTS, here({"tensorrt-rtx": "1.7.1.116"}, "10.0"), id="RTX 8.0+ on 10.0"),
+    pytest.param(RTX, RTX_FACTS, here({"tensorrt-rtx": "1.7.1.116"}, "8.6"), id="RTX 8.0+ on 8.6"),
     pytest.param(RTX, RTX_FACTS, here({"tensorrt-rtx": "1.7.1.116"}, platform="windows-x86_64"), id="RTX elsewhere"),
 ]  # fmt: skip
 
@@ -113,6 +119,37 @@ REFUSED = [
     pytest.param(
         RTX, RTX_FACTS | _compatible(version_compatible=True), here({"tensorrt-rtx": "1.7.2.3"}),
         "tensorrt-rtx 1.7.1.116, and here is 1.7.2.3", id="RTX has no compatible engines",
+    ),
+    pytest.param(
+        TENSORRT, {}, LEAN, "tensorrt 10.13.0.35, and here is tensorrt-lean 11.4.0.106, which runs only engines built "
+        "with --version-compatible (pip install", id="lean, not compatible",
+    ),
+    pytest.param(
+        TENSORRT, {}, here(lean=True), "here is tensorrt-lean 10.13.0.35, which runs only", id="lean, the same version"
+    ),
+    pytest.param(TENSORRT, None, LEAN, "which runs only engines built with --version-comp", id="lean, another tool's"),
+    pytest.param(
+        TENSORRT, _compatible(version_compatible=True, strip_weights=True), LEAN,
+        "without weights, and here is tensorrt-lean 11.4.0.106, which cannot give it any", id="lean, stripped",
+    ),
+    pytest.param(
+        TENSORRT, _compatible(version_compatible=True), here({"tensorrt": "10.12.0.36"}, lean=True),
+        "tensorrt 10.13.0.35, and here is tensorrt-lean 10.12.0.36", id="lean, older than the engine",
+    ),
+    pytest.param(
+        RTX, RTX_FACTS, LEAN, "tensorrt-rtx 1.7.1.116, and here is tensorrt-lean 11.4.0.106 (pip", id="lean, RTX's"
+    ),
+    *(
+        pytest.param(
+            RTX, RTX_FACTS, here({"tensorrt-rtx": "1.7.1.116"}, capability),
+            f"runs on compute capability {', '.join(RTX_CAPABILITIES)} alone, and this is {capability} "
+            "(NVIDIA GeForce RTX 4090): use TensorRT itself (--builder tensorrt), or model.onnx in ONNX Runtime",
+            id=f"RTX on {capability}",
+        )
+        for capability in ("8.7", "9.0", "10.0", "11.0")
+    ),
+    pytest.param(
+        RTX, None, here({"tensorrt-rtx": "1.7.1.116"}, "9.0"), "or its ONNX in ONNX Runtime", id="RTX, another tool's"
     ),
     pytest.param(TENSORRT, {}, here(capability=None), "no NVIDIA GPU answers here", id="no GPU"),
     pytest.param(TENSORRT, None, here(capability=None), "no NVIDIA GPU answers here", id="other tool, no GPU"),
@@ -175,6 +212,14 @@ def test_an_engine_does_not_load(
 def _command(line: str) -> list[str]:
     """What the line says to run."""
     return shlex.split(line[line.index("trt-yolo export") :])
+
+
+def test_the_command_for_the_lean_runtime_builds_what_it_runs(engine: Path) -> None:
+    options = {"builder": "tensorrt", "strip_weights": True, "opt_level": 5}
+    write_pair(engine, TENSORRT, manifest_for(TENSORRT, options=options))
+    line = engine_at(engine, LEAN).why_not
+    assert "; for this machine, where TensorRT itself is: trt-yolo export" in line
+    assert _command(line)[5:] == ["--opt-level", "5", "--version-compatible"]
 
 
 def test_ultralytics_engine_says_what_to_do(engine: Path) -> None:
@@ -269,6 +314,7 @@ def test_this_machine() -> None:
     assert found.platform == platform_name()
     assert found.versions.get("tensorrt-rtx", "") == installed_version("tensorrt-rtx")
     assert found.versions.get("tensorrt", "") == installed_version("tensorrt")
+    assert found.lean == is_lean()
     assert "" not in found.versions.values()
 
 

@@ -429,14 +429,15 @@ def test_where_nothing_runs_it_it_is_not_tested(
     assert "no NVIDIA GPU answers here" in line
 
 
-def test_without_pycuda_it_is_not_tested_and_that_is_a_warning(
+def test_without_a_cuda_binding_it_is_not_tested_and_that_is_a_warning(
     engine: Path, graph: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     _made_up_gpu(monkeypatch)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     assert check_engine(engine, graph) is None
     (line,) = (one.getMessage() for one in caplog.records if one.levelname == "WARNING")
-    assert "the engine was not tested: running on a GPU needs pycuda" in line
+    assert "the engine was not tested: running on a GPU needs a CUDA binding" in line
 
 
 def test_an_engine_that_fails_is_named_with_its_onnx(

@@ -1,4 +1,4 @@
-"""What the code asks of TensorRT is there: of RTX's module by looking, of TensorRT 10's by its stubs."""
+"""What the code asks of TensorRT is there: in RTX's module and the lean one, and in the stubs of TensorRT 10."""
 
 from __future__ import annotations
 
@@ -115,6 +115,44 @@ def test_tensorrt_for_rtx_has_all_methods_that_are_called() -> None:
     assert missing_from(trt, members | {"Builder.no_such_method"}) == ["Builder.no_such_method"]
 
 
+RUNNING = [ROOT / "trt_yolo" / name for name in ("engine/log.py", "engine/inspector.py")] + [
+    *sorted((ROOT / "trt_yolo" / "backends").glob("tensorrt*.py")),
+]
+BUILT_OR_RTX = {  # behind a question for the library's kind
+    "Builder", "OnnxParserRefitter", "DynamicShapesKernelSpecializationStrategy",
+    "DynamicShapesKernelSpecializationStrategy.EAGER",
+}  # fmt: skip
+# asked of values that no annotation names
+UNNAMED = {
+    "Runtime.DLA_core", "Runtime.engine_host_code_allowed", "Runtime.deserialize_cuda_engine",
+    "ICudaEngine.create_engine_inspector", "ICudaEngine.create_execution_context", "ICudaEngine.num_io_tensors",
+    "ICudaEngine.device_memory_size_v2", "ICudaEngine.get_tensor_name", "ICudaEngine.get_tensor_mode",
+    "ICudaEngine.get_tensor_dtype", "ICudaEngine.get_tensor_shape", "IExecutionContext.execute_async_v3",
+    "IExecutionContext.set_device_memory", "IExecutionContext.set_input_shape", "nptype",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", ["tensorrt_lean", "tensorrt_rtx"])
+def test_a_runtime_has_all_that_running_asks_of_it(module: str) -> None:
+    """`tensorrt_lean` is the real TensorRT 11, without its builder."""
+    trt = pytest.importorskip(module, reason="extra `lean` or `rtx` is not installed")
+    texts = [path.read_text() for path in RUNNING]
+    names = set().union(*map(names_of_tensorrt, texts), *map(members_of_tensorrt, texts))
+    assert {"Runtime", "IExecutionContext.set_tensor_address", "LayerInformationFormat.JSON"} <= names
+    assert {"ExecutionContextAllocationStrategy.USER_MANAGED"} <= names
+    assert names >= BUILT_OR_RTX
+    assert missing_from(trt, (names - BUILT_OR_RTX) | UNNAMED) == []
+
+
+def test_tensorrt_for_rtx_says_what_may_be_captured() -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="extra `rtx` is not installed")
+    names = {
+        "IExecutionContext.is_stream_capturable", "IRuntimeConfig.set_execution_context_allocation_strategy",
+        "BuilderFlag.REQUIRE_USER_ALLOCATION",
+    }  # fmt: skip
+    assert missing_from(trt, names) == []
+
+
 def _ty(*paths: Path) -> subprocess.CompletedProcess[str]:
     """The type checker, with TensorRT's stubs."""
     command = [
@@ -144,6 +182,7 @@ WRONG = [
     ("building.py", "create_optimization_profile", "create_optimisation_profile"),
     ("building.py", "trt.BuilderFlag.STRIP_PLAN", "trt.BuilderFlag.NO_SUCH_FLAG"),
     ("building.py", "trt.OnnxParser(", "trt.NoSuchParser("),
+    ("log.py", "log.library.trt.Runtime(", "log.library.trt.NoSuchRuntime("),
 ]
 
 

@@ -15,7 +15,7 @@ from trt_yolo.engine.options import EngineOptions
 from trt_yolo.errors import ExportError, InputError, MissingDependencyError, TrtYoloError
 from trt_yolo.export import engine_from_model as stage
 from trt_yolo.export.engine_from_model import engine_from_model
-from trt_yolo.export.options import ExportOptions
+from trt_yolo.export.options import ExportOptions, Precision
 from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.precision.making import PrecisionOptions
 from trt_yolo.shapes import BatchRange
@@ -199,6 +199,23 @@ def test_what_the_builder_lacks_is_said_before_anything_is_exported(
     options = ExportOptions(precision="int8", batch=BatchRange(1, 4))
     with pytest.raises(InputError):
         engine_from_model(demo_checkpoint(), out=tmp_path, options=options, engine=engine)
+
+
+@pytest.mark.parametrize(
+    ("precision", "batch", "said"),
+    [
+        ("int8", BatchRange(1, 1), "--dla 0 does not take this export, which is int8"),
+        ("fp16", BatchRange(1, 4), "--dla 0 does not take a batch of 1 to 4"),
+    ],
+)
+@pytest.mark.usefixtures("no_export")
+def test_what_dla_does_not_take_is_said_before_anything_is_exported(
+    precision: Precision, batch: BatchRange, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trt_yolo.export.engine_from_model.chosen_family", lambda builder, gpus: "tensorrt")
+    options = ExportOptions(precision=precision, batch=batch)
+    with pytest.raises(InputError, match=said):
+        engine_from_model(demo_checkpoint(), out=tmp_path, options=options, engine=EngineOptions(dla=0))
 
 
 def test_a_failed_build_keeps_the_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

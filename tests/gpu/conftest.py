@@ -8,13 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.gpu.artifacts import demo_artifacts
 from trt_yolo.engine.device import Device, devices
 from trt_yolo.engine.from_onnx import engine_from_onnx
 from trt_yolo.engine.loadable import engine_at
-from trt_yolo.export.exporting import export_model
-from trt_yolo.export.options import ExportOptions, Precision
-from trt_yolo.export.weights import demo_checkpoint
-from trt_yolo.shapes import BatchRange
 
 # those that are installed: every test that runs a model runs over each of them
 _MODULES = {"cuda-bindings": "cuda", "pycuda": "pycuda"}
@@ -48,17 +45,8 @@ def gpu() -> Device:
 @pytest.fixture(scope="session")
 def engines(gpu: Device, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
     """Engine and ONNX of the demo model: fp32, fp16 and int8, static, and fp32 with a batch of 1 to 8."""
-    folder = tmp_path_factory.mktemp("gpu")
-    wanted: dict[str, tuple[Precision, BatchRange | None]] = {
-        "fp32": ("fp32", None),
-        "fp16": ("fp16", None),
-        "int8": ("int8", None),
-        "dynamic": ("fp32", BatchRange(1, 8)),
-    }
     made = {}
-    for name, (precision, batch) in wanted.items():
-        options = ExportOptions(precision=precision, batch=batch)
-        onnx = export_model(demo_checkpoint(), out=folder, options=options).artifacts[0].path
+    for name, onnx in demo_artifacts(tmp_path_factory.mktemp("gpu")).items():
         engine = engine_from_onnx(onnx).path
         need(not engine_at(engine).problem, engine_at(engine).problem)
         made[name] = (engine, onnx)

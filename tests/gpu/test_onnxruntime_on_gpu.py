@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from tests.assertions import share_matched
+from tests.gpu.artifacts import demo_artifacts, deploy_artifacts
 from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
 from trt_yolo.backends.onnxruntime_gpu import OnnxRuntimeGpuBackend
 from trt_yolo.backends.onnxruntime_providers import PROVIDERS, ProviderName, unusable
@@ -18,12 +22,8 @@ from trt_yolo.demo.scenes import scene
 from trt_yolo.detections import Detections
 from trt_yolo.engine.device import Device
 from trt_yolo.engine.self_test import self_test
-from trt_yolo.export.exporting import export_model
-from trt_yolo.export.options import ExportOptions, Precision
 from trt_yolo.export.parity import check_frames
-from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.loading import load
-from trt_yolo.shapes import BatchRange
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("binding")]
 
@@ -34,21 +34,7 @@ _TOLERANCE = {"fp32": (0.95, 0.02), "dynamic": (0.95, 0.02), "fp16": (0.9, 0.03)
 @pytest.fixture(scope="module")
 def onnx(gpu: Device, tmp_path_factory: pytest.TempPathFactory) -> Onnx:
     """The demo model: fp32, fp16, int8, static, and fp32 with a batch of 1 to 8."""
-    folder = tmp_path_factory.mktemp("onnx")
-    wanted: dict[str, tuple[Precision, BatchRange | None]] = {
-        "fp32": ("fp32", None),
-        "fp16": ("fp16", None),
-        "int8": ("int8", None),
-        "dynamic": ("fp32", BatchRange(1, 8)),
-    }
-    return {
-        name: export_model(
-            demo_checkpoint(), out=folder, options=ExportOptions(precision=precision, batch=batch)
-        )
-        .artifacts[0]
-        .path
-        for name, (precision, batch) in wanted.items()
-    }
+    return demo_artifacts(tmp_path_factory.mktemp("onnx"))
 
 
 @pytest.fixture(params=list(PROVIDERS))
@@ -125,6 +111,47 @@ def test_self_test(onnx: Onnx, provider: ProviderName, kind: str) -> None:
         OnnxRuntimeGpuBackend(onnx[kind], provider=provider) as backend,
     ):
         assert self_test(backend, reference).detections > 0
+
+
+@pytest.mark.parametrize("path", deploy_artifacts(), ids=lambda path: path.name)
+def test_self_test_of_what_was_brought(
+    path: Path, provider: ProviderName, record_property: Callable[[str, object], None]
+) -> None:
+    """`TRT_YOLO_ARTIFACTS`: other models than the demo."""
+    if path.suffix != ".onnx":
+        pytest.skip("an engine")
+    with OnnxRuntimeBackend(path) as reference, OnnxRuntimeGpuBackend(path, provider=provider) as backend:
+        found = self_test(backend, reference)
+    for name, value in dataclasses.asdict(found).items():
+        record_property(name, value)
+
+
+def test_a_model_is_loaded_beside_one_that_runs(onnx: Onnx, images: list[npt.NDArray[np.uint8]]) -> None:
+    """In one process: one captures its graphs, in CUDA's global mode, while the other's thread works."""
+    if reason := unusable("cuda"):
+        pytest.skip(reason)
+    with load(onnx["fp32"], provider="cpu") as reference:
+        wanted = reference(images)
+    found: list[list[Detections]] = []
+    stop = threading.Event()
+    with load(onnx["fp32"], provider="cuda") as model:
+
+        def work() -> None:
+            while not stop.is_set():
+                found.append(model(images))
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            for _ in range(3):
+                with load(onnx["dynamic"], provider="cuda") as other:
+                    _agree(other(images), wanted, "dynamic")
+        finally:
+            stop.set()
+            thread.join()
+    assert len(found) > 3
+    for one in found:
+        _agree(one, wanted, "fp32")
 
 
 def test_the_bare_session_runs_beside_batches(onnx: Onnx, provider: ProviderName) -> None:

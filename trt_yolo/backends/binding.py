@@ -188,7 +188,7 @@ def _unusable(name: str) -> str:
 
 def _too_new() -> str:
     """Whether cuda-bindings is of a later CUDA than the driver's: minor versions are compatible, major ones not."""
-    version = str(importlib.import_module("cuda.bindings").__version__)
+    version = str(getattr(importlib.import_module("cuda.bindings"), "__version__", ""))
     ours, theirs = version.partition(".")[0], cuda_version()
     if not theirs or not ours.isdigit() or int(ours) <= int(theirs.partition(".")[0]):
         return ""

@@ -227,13 +227,13 @@ class _Bindings(Execution):
         except BackendError:
             raise
         except Exception as error:  # the bindings raise a dozen unrelated classes
-            why = missing_libraries(onnxruntime) or first_line(error)
+            why = missing_libraries(onnxruntime, self._provider) or first_line(error)
             raise BackendError(
                 f"{who} cannot load {self._path} with {self._provider.registered}: {why}"
             ) from error
         if self._provider.registered not in session.get_providers():
             why = (
-                missing_libraries(onnxruntime)
+                missing_libraries(onnxruntime, self._provider)
                 or "what it needs of CUDA does not load; its own lines say more"
             )
             raise BackendError(f"{who} does not start {self._provider.registered}: {why}")

@@ -10,6 +10,8 @@ import ctypes
 import importlib
 import importlib.util
 import os
+import re
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,10 @@ from trt_yolo.manifest import Manifest
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt", "nv-tensorrt-rtx"]
 
 Options = dict[str, str]
+
+_OF_NVIDIA = ("libcu", "libnv")  # CUDA, cuBLAS, cuDNN; TensorRT
+_CUDNN = "libcudnn.so.9"
+_LDD_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +60,7 @@ class Provider:
         graphs_by_number: Whether a session keeps several captured graphs, each under a number of its own.
         beside: What runs the operators that it does not take.
         plugin: Package that brings it to an ONNX Runtime which was built without it.
+        library: The middle of its library's name in onnxruntime/capi; empty where it is not looked into.
     """
 
     registered: str
@@ -62,6 +69,7 @@ class Provider:
     graphs_by_number: bool = False
     beside: tuple[str, ...] = ()
     plugin: str = ""
+    library: str = ""
 
     def chain(self, asked: Asked) -> list[tuple[str, Options]]:
         """The `providers` of a session: this one, and what runs the operators that it does not take."""
@@ -84,6 +92,7 @@ def _cuda(asked: Asked) -> Options:
     return _on_device(asked) | {
         "enable_cuda_graph": _flag(asked.graphs),
         "arena_extend_strategy": "kSameAsRequested",  # twice as much each time is for models that grow
+        "cudnn_conv_algo_search": "HEURISTIC",  # trying all algorithms takes seconds at each new batch size
     }
 
 
@@ -140,8 +149,12 @@ def _flag(on: bool) -> str:
 
 
 PROVIDERS: dict[str, Provider] = {
-    "cuda": Provider(registered="CUDAExecutionProvider", options=_cuda, graphs_by_number=True),
-    "tensorrt": Provider(registered="TensorrtExecutionProvider", options=_tensorrt, beside=("cuda",)),
+    "cuda": Provider(
+        registered="CUDAExecutionProvider", options=_cuda, graphs_by_number=True, library="cuda"
+    ),
+    "tensorrt": Provider(
+        registered="TensorrtExecutionProvider", options=_tensorrt, beside=("cuda",), library="tensorrt"
+    ),
     "nv-tensorrt-rtx": Provider(
         registered="NvTensorRTRTXExecutionProvider",
         options=_tensorrt_rtx,
@@ -183,7 +196,7 @@ def unusable(provider: str) -> str:
         return "onnxruntime is not installed: pip install onnxruntime-gpu"
     offered = onnxruntime.get_available_providers()
     if known.registered in offered:
-        return ""
+        return missing_libraries(onnxruntime, known)
     if known.plugin and importlib.util.find_spec(known.plugin):
         is_new = hasattr(onnxruntime, "get_ep_devices")
         return (
@@ -195,22 +208,69 @@ def unusable(provider: str) -> str:
     return f"{lacking}: pip uninstall onnxruntime, then pip install onnxruntime-gpu"
 
 
-def missing_libraries(onnxruntime: Any) -> str:
-    """Which of CUDA's libraries a provider could not have loaded; empty where all of them are there."""
-    cuda = str(getattr(onnxruntime, "cuda_version", "") or "12").split(".")[0]
-    wanted = ["libcuda.so.1", f"libcudart.so.{cuda}", f"libcublas.so.{cuda}", f"libcublasLt.so.{cuda}"]
-    absent = [name for name in (*wanted, "libcudnn.so.9") if not _loads(name)]
-    if not absent or os.name == "nt":
+def missing_libraries(onnxruntime: Any, provider: Provider) -> str:
+    """Which of NVIDIA's libraries a provider lacks; empty where all are found. It is offered without them too."""
+    capi = Path(getattr(onnxruntime, "__file__", "") or "").parent / "capi"
+    library = capi / f"libonnxruntime_providers_{provider.library}.so"
+    if not provider.library or not library.is_file():
+        return ""
+    absent = _not_found(library)
+    if provider.library == "cuda" and not _opens(_CUDNN):  # which it opens by name at the first convolution
+        absent.append(_CUDNN)
+    if not absent:
         return ""
     return (
-        f"{', '.join(absent)} cannot be loaded, and it was built for CUDA {cuda} with cuDNN 9: "
-        "pip install 'onnxruntime-gpu[cuda,cudnn]', or put them on LD_LIBRARY_PATH"
+        f"ONNX Runtime {onnxruntime.__version__} needs {', '.join(absent)}, not found here: {_remedy(absent)}"
     )
 
 
-def _loads(library: str) -> bool:
+def _remedy(absent: list[str]) -> str:
+    nvinfer = next((name for name in absent if name.startswith("libnvinfer.so.")), "")
+    if nvinfer:
+        major = nvinfer.rpartition(".")[2]
+        return f"install TensorRT {major} and put the folder of its libraries on LD_LIBRARY_PATH"
+    return "pip install 'onnxruntime-gpu[cuda,cudnn]', or put them on LD_LIBRARY_PATH"
+
+
+def _not_found(library: Path) -> list[str]:
+    """NVIDIA's libraries that one of ONNX Runtime's needs and would not find. `ldd` asks the loader and runs nothing.
+
+    To open it would end the process: outside of a session the first instruction of a provider is a segmentation fault.
+    """
+    folders = [os.environ.get("LD_LIBRARY_PATH", ""), *map(str, _nvidia_folders())]
+    environment = os.environ | {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, folders))}
+    try:
+        done = subprocess.run(
+            ["ldd", str(library)],  # noqa: S607  wherever the system has it
+            env=environment, capture_output=True, text=True, timeout=_LDD_S, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):  # a system without it: ONNX Runtime will say
+        return []
+    names = re.findall(r"^\s*(\S+) => not found", done.stdout, re.MULTILINE)
+    return [name for name in names if name.startswith(_OF_NVIDIA) and not _is_loaded(name)]
+
+
+def _nvidia_folders() -> list[Path]:
+    """Where pip puts CUDA and cuDNN, and `onnxruntime.preload_dlls` finds them."""
+    found = importlib.util.find_spec("nvidia")
+    roots = [] if found is None else list(found.submodule_search_locations or [])
+    return [folder for root in roots for folder in Path(root).glob("*/lib")]
+
+
+def _opens(library: str) -> bool:
+    if any((folder / library).is_file() for folder in _nvidia_folders()):
+        return True
     try:
         ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def _is_loaded(library: str) -> bool:
+    """As TensorRT's are after `import tensorrt`, from folders that nobody searches."""
+    try:
+        ctypes.CDLL(library, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
     except OSError:
         return False
     return True

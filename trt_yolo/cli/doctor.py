@@ -3,91 +3,145 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from trt_yolo.engine.loadable import Here
 
+Found = dict[str, Any]
+
 
 def doctor(
     engines: Annotated[Path, typer.Option(help="Folder whose engines are looked at.")] = Path("engines"),
+    json_line: Annotated[bool, typer.Option("--json", help="Only one line of JSON.")] = False,
 ) -> None:
     """Say what is installed, what is missing for CPU, GPU, RTX and export, and which engines load here."""
+    from trt_yolo.cli.render import print_json
+    from trt_yolo.engine.loadable import this_machine
+
+    here = this_machine()
+    found = _software() | _hardware(here) | {"engines": _engines(engines, here)}
+    if json_line:
+        print_json(found)
+    else:
+        _show(found, engines)
+
+
+def _software() -> Found:
+    import dataclasses
     import platform
 
-    from trt_yolo.cli.render import print_table
-    from trt_yolo.engine.loadable import this_machine
     from trt_yolo.environment import FEATURES, missing, probe, warnings
     from trt_yolo.version import __version__
 
     probes = {name: probe(name) for feature in FEATURES for name in feature.packages}
-    print_table(
-        f"trt-yolo {__version__}, Python {platform.python_version()}, {platform.platform()}",
-        ["package", "version", "state"],
-        [[one.package, one.version or "-", one.state] for one in probes.values()],
-    )
-    here = this_machine()
-    for line in _gpu_lines(here):
-        typer.echo(line)
-    for feature in FEATURES:
-        lacking = missing(feature, probes)
-        if not lacking:
-            typer.echo(f"{feature.name}: ready ({feature.purpose})")
-        else:
-            typer.echo(f"{feature.name}: missing {', '.join(lacking)} ({feature.purpose}): {feature.install}")
-    for line in warnings(probes):
-        typer.echo(f"note: {line}")
-    _show_engines(engines, here)
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "packages": [dataclasses.asdict(one) for one in probes.values()],
+        "features": [{**dataclasses.asdict(one), "missing": missing(one, probes)} for one in FEATURES],
+        "notes": warnings(probes),
+    }
 
 
-def _gpu_lines(here: Here) -> list[str]:
+def _hardware(here: Here) -> Found:
+    import dataclasses
+
+    from trt_yolo.backends.binding import chosen_binding
     from trt_yolo.backends.lanes import strategy_for
     from trt_yolo.backends.onnxruntime_providers import chosen_provider
     from trt_yolo.engine.device import cuda_version, driver_version, is_mps_running
+    from trt_yolo.errors import TrtYoloError
 
-    cuda = cuda_version()
-    lines = [
-        f"NVIDIA driver: {driver_version() or 'version unknown'}, for CUDA {cuda}"
-        if cuda
-        else "NVIDIA driver: none found; models run on the CPU"
-    ]
+    try:
+        binding, why_binding = chosen_binding()
+    except TrtYoloError as error:
+        binding, why_binding = "", str(error)
+    provider, why_provider = chosen_provider("auto")
+    gpus = []
     for gpu in here.gpus:
-        kind = ", shares the processor's memory" if gpu.integrated else ""
         strategy = strategy_for(integrated=gpu.integrated, can_map=gpu.can_map, registered=gpu.can_register)
-        lines.append(
-            f"GPU {gpu.index}: {gpu.name}, compute capability {gpu.compute_capability}, "
-            f"{gpu.memory_bytes / 2**30:.1f} GiB{kind}; frames reach it {strategy}"
-        )
-    if here.gpus:
-        lines.append(f"MPS: {'running' if is_mps_running() else 'not running: workers take turns on a GPU'}")
-    if cuda and not here.gpus:
-        lines.append("GPU: none answers; see nvidia-smi, and CUDA_VISIBLE_DEVICES")
-    provider, reason = chosen_provider("auto")
-    lines.append(f"an .onnx runs on: {provider}" + (f" ({reason})" if reason else ""))
-    return lines + [f"{family}: {version}" for family, version in here.versions.items()]
+        gpus.append({**dataclasses.asdict(gpu), "memory_strategy": strategy})
+    return {
+        "driver": driver_version(),
+        "cuda": cuda_version(),
+        "gpus": gpus,
+        "mps": is_mps_running(),
+        "binding": {"name": binding, "why": why_binding},
+        "provider": {"name": provider, "why": why_provider},
+        "tensorrt": [here.named(family) for family in here.versions],
+    }
 
 
-def _show_engines(folder: Path, here: Here) -> None:
-    from trt_yolo.cli.render import print_table
+def _engines(folder: Path, here: Here) -> list[Found]:
     from trt_yolo.engine.loadable import engine_at
     from trt_yolo.errors import InputError
 
     rows = []
-    for path in _engines(folder):
+    for path in _engine_files(folder):
         try:
             engine = engine_at(path, here)
             built = f"{engine.plan.family} {engine.plan.version_text}"
-            rows.append([path.name, built, f"no: {engine.problem}" if engine.problem else "yes"])
+            rows.append({"engine": path.name, "built_with": built, "problem": engine.problem})
         except InputError as error:
-            rows.append([path.name, "", f"no: {error}"])
-    if rows:
-        print_table(f"engines in {folder}", ["engine", "built with", "loads here"], rows)
+            rows.append({"engine": path.name, "built_with": "", "problem": str(error)})
+    return rows
 
 
-def _engines(folder: Path) -> list[Path]:
+def _engine_files(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if path.suffix in (".engine", ".plan"))
     except OSError:  # not there, no folder, not readable: nothing to look at
         return []
+
+
+def _show(found: Found, folder: Path) -> None:
+    from trt_yolo.cli.render import print_table
+
+    print_table(
+        f"trt-yolo {found['version']}, Python {found['python']}, {found['system']}",
+        ["package", "version", "state"],
+        [[one["package"], one["version"] or "-", one["state"]] for one in found["packages"]],
+    )
+    for line in (*_hardware_lines(found), *_feature_lines(found)):
+        typer.echo(line)
+    if found["engines"]:
+        rows = [
+            [one["engine"], one["built_with"], f"no: {one['problem']}" if one["problem"] else "yes"]
+            for one in found["engines"]
+        ]
+        print_table(f"engines in {folder}", ["engine", "built with", "loads here"], rows)
+
+
+def _hardware_lines(found: Found) -> list[str]:
+    lines = ["NVIDIA driver: none found; models run on the CPU"]
+    if found["cuda"]:
+        lines = [f"NVIDIA driver: {found['driver'] or 'version unknown'}, for CUDA {found['cuda']}"]
+    for gpu in found["gpus"]:
+        kind = ", shares the processor's memory" if gpu["integrated"] else ""
+        lines.append(
+            f"GPU {gpu['index']}: {gpu['name']}, compute capability {gpu['compute_capability']}, "
+            f"{gpu['memory_bytes'] / 2**30:.1f} GiB{kind}; frames reach it {gpu['memory_strategy']}"
+        )
+    if found["gpus"]:
+        lines.append(f"MPS: {'running' if found['mps'] else 'not running: workers take turns on a GPU'}")
+    if found["cuda"] and not found["gpus"]:
+        lines.append("GPU: none answers; see nvidia-smi, and CUDA_VISIBLE_DEVICES")
+    binding, provider = found["binding"], found["provider"]
+    lines.append(f"CUDA binding: {binding['name'] or 'none'} ({binding['why']})")
+    lines.append(
+        f"an .onnx runs on: {provider['name']}" + (f" ({provider['why']})" if provider["why"] else "")
+    )
+    return lines + [f"builds or runs engines: {name}" for name in found["tensorrt"]]
+
+
+def _feature_lines(found: Found) -> list[str]:
+    lines = []
+    for one in found["features"]:
+        state = f"missing {', '.join(one['missing'])}" if one["missing"] else "ready"
+        end = f": {one['install']}" if one["missing"] else ""
+        lines.append(f"{one['name']}: {state} ({one['purpose']}){end}")
+    return lines + [f"note: {line}" for line in found["notes"]]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt_yolo.engine.library import Library
+from trt_yolo.engine.log import INFO, Log, in_one_line, started_builder
 from trt_yolo.engine.options import EngineOptions
 from trt_yolo.errors import ExportError, InputError
 
@@ -23,9 +24,6 @@ Report = Callable[[str, Any], bool]
 """Called with `log` and (severity, text), or `progress` and (fraction, phase); False stops the build."""
 
 _SEVERITIES = ("fatal", "error", "warning", "info", "verbose")
-_INFO = 3
-# RTX says these of every build on a machine without a GPU; they are no news to anyone
-_NOISE = ("Thread context has not been set", "unsupported in TensorRT-RTX")
 
 
 def build_plan(
@@ -50,18 +48,17 @@ def build_plan(
     Raises:
         InputError: The graph does not parse, or this machine lacks what was asked for.
         ExportError: TensorRT failed to build it.
+        BackendError: TensorRT does not start here.
+        MissingDependencyError: It is the lean runtime, which builds nothing.
     """
     trt = library.trt
-    errors: list[str] = []
-    logger = _logger(library, options, report, errors)
-    builder = trt.Builder(logger)
-    if builder is None:
-        raise ExportError(f"{library.family} does not start: {_said(errors)}")
+    log = Log(library, _told(options, report))
+    builder = started_builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
+    parser = trt.OnnxParser(network, log.logger)
     if not parser.parse_from_file(str(onnx)):
         problems = [_problem(parser.get_error(index)) for index in range(parser.num_errors)]
-        raise InputError(f"{library.family} {library.version} does not take {onnx}: {_said(problems)}")
+        raise InputError(f"{library.family} {library.version} does not take {onnx}: {in_one_line(problems)}")
     config = builder.create_builder_config()
     monitor = _monitor(library, report)
     config.progress_monitor = monitor
@@ -70,8 +67,12 @@ def build_plan(
     cache = _timing_cache(config, options, report)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        hint = "; for Turing it takes head graphs alone: add --head" if "Turing" in " ".join(errors) else ""
-        raise ExportError(f"{library.family} {library.version} does not build {onnx}: {_said(errors)}{hint}")
+        hint = (
+            "; for Turing it takes head graphs alone: add --head" if "Turing" in " ".join(log.errors) else ""
+        )
+        raise ExportError(
+            f"{library.family} {library.version} does not build {onnx}: {in_one_line(log.errors)}{hint}"
+        )
     if cache is not None:
         _keep_timing_cache(config, cache, report)
     return bytes(plan)
@@ -83,24 +84,15 @@ def _problem(error: tensorrt.ParserError) -> str:
     return f"{error.desc()} ({node})" if node else str(error.desc())
 
 
-def _logger(library: Library, options: EngineOptions, report: Report, errors: list[str]) -> tensorrt.ILogger:
-    trt = library.trt
-    most = len(_SEVERITIES) if options.verbose else _INFO
+def _told(options: EngineOptions, report: Report) -> Callable[[int, str], None]:
+    """Passes on what is not too fine, with the severity's name."""
+    finest = len(_SEVERITIES) if options.verbose else INFO
 
-    class Log(trt.ILogger):  # type: ignore[misc, name-defined, unused-ignore]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
+    def told(severity: int, text: str) -> None:
+        if severity <= finest:
+            report("log", (_SEVERITIES[min(severity, len(_SEVERITIES) - 1)], text))
 
-        def log(self, severity: tensorrt.ILogger.Severity, msg: str) -> None:
-            level = int(severity)
-            noise = any(text in msg for text in _NOISE)
-            if level <= 1 and not noise:
-                errors.append(msg)
-            if level <= most:
-                name = _SEVERITIES[min(level, len(_SEVERITIES) - 1)]
-                report("log", ("info" if noise else name, msg))
-
-    return Log()
+    return told
 
 
 def _monitor(library: Library, report: Report) -> tensorrt.IProgressMonitor:
@@ -194,6 +186,9 @@ def _configure(
     for flag, wanted in flags.items():
         if wanted:
             config.set_flag(flag)
+    if library.family == "tensorrt-rtx" and hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+        # TensorRT for RTX promises stream capture for such engines alone
+        config.set_flag(getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"))  # noqa: B009
     if options.dla is not None:
         _configure_dla(library, builder, config, options.dla)
     if options.compute_capability:
@@ -281,9 +276,3 @@ def _keep_timing_cache(config: tensorrt.IBuilderConfig, path: Path, report: Repo
         part.replace(path)
     except OSError as error:
         report("log", ("warning", f"the timing cache {path} cannot be written: {error.strerror or error}"))
-
-
-def _said(messages: Sequence[str]) -> str:
-    """The first of TensorRT's messages, in one line; the whole is in its log."""
-    text = " ".join(messages[0].split()) if messages else "it does not say why"
-    return text if len(text) <= 400 else text[:400] + " ..."

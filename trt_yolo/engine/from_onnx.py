@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 from trt_yolo.engine.build_process import BuildRequest, Built, Progress, run_build
 from trt_yolo.engine.device import Device, cuda_version, devices, platform_name
 from trt_yolo.engine.library import chosen_family, installed_version
-from trt_yolo.engine.options import EngineOptions, check_profile
+from trt_yolo.engine.options import EngineOptions, check_dla, check_profile
 from trt_yolo.engine.plan import Family, failed_log_path, log_path, manifest_path, plan_file
 from trt_yolo.engine.self_test import SelfTest, check_engine
 from trt_yolo.engine.storing import locked, manifest_of, part_path, publish, write_durably
@@ -40,7 +40,7 @@ from trt_yolo.shapes import BatchRange
 from trt_yolo.version import __version__
 
 _MOST_NAME = 255  # bytes, of nearly every file system
-PORTABLE = ("8.0+",)  # what TensorRT for RTX builds for where nobody says
+PORTABLE = ("8.0+",)  # what TensorRT for RTX builds for where nobody says: those of RTX_CAPABILITIES
 
 _log = logging.getLogger(__name__)
 
@@ -105,6 +105,8 @@ def engine_from_onnx(
     gpus = devices()
     family = chosen_family(options.builder, gpus=gpus)
     profile = check_profile(options.profile, manifest.batch, origin=str(source))
+    if family == "tensorrt" and options.dla is not None:
+        check_dla(options, profile, quantized=_is_quantized(source), origin=str(source))
     check_writable(out)
     engine = engine or out / f"{engine_stem(source.stem, family, options)}.engine"
     _check_name(engine)
@@ -162,6 +164,12 @@ def manifest_of_onnx(path: Path) -> Manifest:
         output_shapes=[dimensions(output) for output in model.graph.output],
         origin=str(path),
     )
+
+
+def _is_quantized(path: Path) -> bool:
+    """Whether an ONNX file that can be read has INT8 in it."""
+    model = onnx.load(str(path), load_external_data=False)
+    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node)
 
 
 def _as_it_is(engine: Path) -> EngineReport:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trt_yolo.engine.library import Library
 from trt_yolo.engine.loadable import Engine
+from trt_yolo.engine.log import Log, in_one_line, started_runtime
 from trt_yolo.errors import BackendError
 
 
@@ -14,15 +15,16 @@ def layer_information(engine: Engine) -> str:
         engine: One that loads here.
 
     Raises:
-        BackendError: It does not load all the same.
+        BackendError: TensorRT does not start, or does not load it all the same.
         MissingDependencyError: Its TensorRT does not import.
     """
     library = Library(engine.plan.family)
-    trt = library.trt
-    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+    log = Log(library)
+    runtime = started_runtime(log)
     plan = runtime.deserialize_cuda_engine(engine.plan.read())
     if plan is None:
         raise BackendError(
-            f"{library.family} {library.version} does not load {engine.plan.path}; build it again"
+            f"{library.name} {library.version} does not load {engine.plan.path}: {in_one_line(log.errors)}; "
+            "build it again"
         )
-    return str(plan.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+    return str(plan.create_engine_inspector().get_engine_information(library.trt.LayerInformationFormat.JSON))

@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trt_yolo.engine.device import Device, devices, platform_name
-from trt_yolo.engine.library import INSTALL, installed_version
+from trt_yolo.engine.library import (
+    INSTALL,
+    RTX_CAPABILITIES,
+    installed_version,
+    is_lean,
+    not_for_rtx,
+)
 from trt_yolo.engine.options import EngineOptions, options_from_dict
 from trt_yolo.engine.plan import Family, PlanFile, plan_file
 from trt_yolo.engine.storing import manifest_of
@@ -28,18 +34,25 @@ class Here:
         versions: Of the TensorRT families that are installed.
         gpus: The GPUs that answer.
         platform: System and processor.
+        lean: Whether its `tensorrt` is the lean runtime, which runs engines built with --version-compatible alone.
     """
 
     versions: dict[Family, str]
     gpus: Sequence[Device]
     platform: str
+    lean: bool = False
+
+    def named(self, family: Family) -> str:
+        """A family that is here, as messages call it, with its version."""
+        lean = "-lean" if self.lean and family == "tensorrt" else ""
+        return f"{family}{lean} {self.versions[family]}"
 
 
 def this_machine() -> Here:
     """What is here now."""
     families: tuple[Family, ...] = ("tensorrt", "tensorrt-rtx")
     versions = {family: version for family in families if (version := installed_version(family))}
-    return Here(versions=versions, gpus=devices(), platform=platform_name())
+    return Here(versions=versions, gpus=devices(), platform=platform_name(), lean=is_lean())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,21 +63,22 @@ class Engine:
         plan: The file.
         manifest: What trt-yolo wrote beside it; None for other tools' engines.
         problem: Why it does not load here; empty where it should load.
+        needs_builder: Whether TensorRT itself is missing here, and the lean runtime builds nothing.
     """
 
     plan: PlanFile
     manifest: Manifest | None
     problem: str
+    needs_builder: bool = False
 
     @property
     def why_not(self) -> str:
         """The problem in one line, with the file's name and what to do; empty where there is none."""
         if not self.problem:
             return ""
-        return (
-            f"{self.plan.path} does not load here: {self.problem}; "
-            f"for this machine: {rebuild_command(self.plan.path, self.facts)}"
-        )
+        where = ", where TensorRT itself is" if self.needs_builder else ""
+        command = rebuild_command(self.plan.path, self.facts, compatible=self.needs_builder)
+        return f"{self.plan.path} does not load here: {self.problem}; for this machine{where}: {command}"
 
     @property
     def facts(self) -> EngineFacts | None:
@@ -81,8 +95,11 @@ def engine_at(path: Path, here: Here | None = None) -> Engine:
     """
     manifest = manifest_of(plan_file(path))
     plan = plan_file(path)  # as it is now: a writer may have come before the manifest was found
-    problem = _problem(plan, None if manifest is None else manifest.engine, here or this_machine())
-    return Engine(plan=plan, manifest=manifest, problem=problem)
+    here = here or this_machine()
+    problem = _problem(plan, None if manifest is None else manifest.engine, here)
+    return Engine(
+        plan=plan, manifest=manifest, problem=problem, needs_builder=here.lean and plan.family == "tensorrt"
+    )
 
 
 def check_loads(path: Path, here: Here | None = None) -> Engine:
@@ -97,14 +114,16 @@ def check_loads(path: Path, here: Here | None = None) -> Engine:
     return engine
 
 
-def rebuild_command(path: Path, facts: EngineFacts | None) -> str:
-    """What builds an engine for this machine."""
+def rebuild_command(path: Path, facts: EngineFacts | None, *, compatible: bool = False) -> str:
+    """What builds an engine for this machine; `compatible`: for its lean runtime."""
     onnx = str(path.with_name(facts.onnx)) if facts is not None and facts.onnx else "MODEL.onnx"
     try:
         options = EngineOptions() if facts is None else for_this_machine(options_from_dict(facts.options))
-        arguments = options.arguments()
     except InputError:
-        arguments = []
+        options = EngineOptions()
+    if compatible:
+        options = dataclasses.replace(options, version_compatible=True, strip_weights=False)
+    arguments = options.arguments()
     return shlex.join(["trt-yolo", "export", onnx, "--format", "engine", *arguments])
 
 
@@ -123,11 +142,29 @@ def _builder_problem(plan: PlanFile, facts: EngineFacts | None, here: Here) -> s
     version = here.versions.get(plan.family)
     built = f"it was built with {plan.family} {plan.version_text}"
     if version is None:
-        others = ", ".join(f"{family} {one}" for family, one in here.versions.items()) or "neither TensorRT"
+        others = ", ".join(map(here.named, here.versions)) or "neither TensorRT"
         return f"{built}, and here is {others} ({INSTALL[plan.family]})"
+    if here.lean and plan.family == "tensorrt":
+        return _lean_problem(plan, facts, here)
     if not _same_version(plan.version, version) and not _compatible(plan, facts, version):
         return f"{built}, and here is {version}"
     return ""
+
+
+def _lean_problem(plan: PlanFile, facts: EngineFacts | None, here: Here) -> str:
+    """The lean runtime has no parser that could give a plan its weights, and no kernels of its own."""
+    built, name = f"it was built with tensorrt {plan.version_text}", here.named("tensorrt")
+    if facts is None or not facts.options.get("version_compatible"):
+        needed = "runs only engines built with --version-compatible"
+        return f"{built}, and here is {name}, which {needed} ({INSTALL['tensorrt']})"
+    if facts.options.get("strip_weights"):
+        return (
+            f"{built} without weights, and here is {name}, which cannot give it any ({INSTALL['tensorrt']})"
+        )
+    version = here.versions["tensorrt"]
+    if _same_version(plan.version, version) or _compatible(plan, facts, version):
+        return ""
+    return f"{built}, and here is {name}"
 
 
 def _same_version(built: tuple[int, ...], here: str) -> bool:
@@ -153,9 +190,12 @@ def _machine_problem(plan: PlanFile, facts: EngineFacts | None, here: Here) -> s
     if not here.gpus:
         on_cpu = f"; {facts.onnx} runs on the CPU" if facts is not None and facts.onnx else ""
         return f"no NVIDIA GPU answers here (trt-yolo doctor says what is missing{on_cpu})"
+    gpu = here.gpus[0]
+    if plan.family == "tensorrt-rtx" and gpu.compute_capability not in RTX_CAPABILITIES:
+        onnx = facts.onnx if facts is not None and facts.onnx else "its ONNX"
+        return f"{not_for_rtx(gpu)}: use TensorRT itself (--builder tensorrt), or {onnx} in ONNX Runtime"
     if facts is None or not facts.compute_capabilities:
         return ""
-    gpu = here.gpus[0]
     if any(_runs_on(one, gpu.compute_capability, facts) for one in facts.compute_capabilities):
         return ""
     device = f" ({facts.device})" if facts.device else ""

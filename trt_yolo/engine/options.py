@@ -184,6 +184,33 @@ def check_profile(
     return profile
 
 
+def check_dla(options: EngineOptions, profile: tuple[int, int, int], *, quantized: bool, origin: str) -> None:
+    """Refuses what DLA does not take: NVIDIA's "DLA Supported Layers and Restrictions" of TensorRT 10.
+
+    Args:
+        options: What is asked of the builder.
+        profile: Smallest, best and largest batch.
+        quantized: Whether the graph has INT8 of its own, QuantizeLinear and DequantizeLinear.
+        origin: The graph, as it is called in errors.
+
+    Raises:
+        InputError: A dynamic batch, or a quantized graph.
+    """
+    if options.dla is None:
+        return
+    if quantized:
+        raise InputError(
+            f"--dla {options.dla} does not take {origin}, which is int8 (Q/DQ): DLA does not run explicit "
+            "quantization; export it with --fp16, or leave --dla out to use the GPU"
+        )
+    if profile[0] != profile[2]:
+        largest = profile[2]
+        raise InputError(
+            f"--dla {options.dla} does not take a batch of {profile[0]} to {largest}: DLA has no dynamic batches; "
+            f"give --profile {largest},{largest},{largest}, or leave --dla out to use the GPU"
+        )
+
+
 def check_supported(options: EngineOptions, library: Library, *, has_gpu: bool) -> None:
     """Refuses by name what this TensorRT does not have, or not without a GPU.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from trt_yolo.engine.device import devices
 from trt_yolo.engine.from_onnx import engine_from_onnx, manifest_of_onnx
 from trt_yolo.engine.library import chosen_family, installed_version
-from trt_yolo.engine.options import EngineOptions, check_family, check_profile
+from trt_yolo.engine.options import EngineOptions, check_dla, check_family, check_profile
 from trt_yolo.errors import InputError, UnsupportedModelError
 from trt_yolo.export.exporting import Artifact, ExportReport, export_model
 from trt_yolo.export.options import ExportOptions
@@ -75,6 +75,10 @@ def _check_now(options: ExportOptions, engine: EngineOptions) -> None:
     check_family(engine, family, installed_version(family), has_gpu=bool(gpus))
     if engine.profile is not None and options.batch is not None:
         check_profile(engine.profile, options.batch, origin=f"--batch {options.batch}")
+    if family == "tensorrt":
+        batch = options.batch or BatchRange(1, 1)
+        profile = engine.profile or (batch.minimum, batch.maximum, batch.maximum)
+        check_dla(engine, profile, quantized=options.precision == "int8", origin="this export")
     if options.precision == "int8" and options.low_precision.target == "cpu":
         raise InputError(
             "--target cpu lays int8 out for ONNX Runtime, and TensorRT takes only its own; leave it out"

@@ -17,7 +17,7 @@ Exporter = Literal["auto", "native", "ultralytics"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 INT8_OPSET = 19  # the first with Q/DQ around FP16 tensors
-MAX_ROWS = 4096  # NMS compares every row with every other
+MAX_ROWS = 3840  # TensorRT's TopK, ITopKLayer, gives no more
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,1 +1,0 @@
-"""One file a part: `run(job, report)` reports rows as they come."""
