@@ -220,7 +220,8 @@ def _command(name: str, limit_s: float) -> list[str]:
         return ["tools/gpu_facts.py"]
     if name == "bench":
         return ["tools/gpu_report.py", "--bench", "--budget", str(limit_s - _LEAST_S)]
-    return [*_PYTEST, *(f"tests/gpu/{file}" for file in _FILES[name])]
+    again = [] if name == "runtime" else ["-k", "not pycuda"]  # which runs over both bindings
+    return [*_PYTEST, *again, *(f"tests/gpu/{file}" for file in _FILES[name])]
 
 
 def _steps_of(text: str) -> list[str]:

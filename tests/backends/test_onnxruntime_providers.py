@@ -368,6 +368,12 @@ def test_session_options_take_a_plugin() -> None:
     assert {"ep_name", "ep_options"} <= set(dir(device))
 
 
+def test_a_provider_whose_library_was_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _providers_that_need(tmp_path, monkeypatch, cuda=[])
+    assert unusable("cuda") == ""
+    assert "names it without libonnxruntime_providers_tensorrt.so" in unusable("tensorrt")
+
+
 def test_a_system_without_ldd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then ONNX Runtime itself says what it lacks."""
     module = _providers_that_need(tmp_path, monkeypatch, tensorrt=["libnvinfer.so.47"])

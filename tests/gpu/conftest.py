@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.gpu.artifacts import demo_artifacts
+from trt_yolo.backends.cuda import Gpu
 from trt_yolo.engine.device import Device, devices
 from trt_yolo.engine.from_onnx import engine_from_onnx
 from trt_yolo.engine.loadable import engine_at
@@ -16,6 +17,21 @@ from trt_yolo.engine.loadable import engine_at
 # those that are installed: every test that runs a model runs over each of them
 _MODULES = {"cuda-bindings": "cuda", "pycuda": "pycuda"}
 BINDINGS = [name for name, module in _MODULES.items() if importlib.util.find_spec(module)]
+
+
+LOAD_S = float(os.environ.get("TRT_YOLO_LOAD_S", "10"))  # for each test that repeats something
+MOST_GROWTH_BYTES = 16 << 20  # of device memory, which nobody minds
+
+
+def used_bytes() -> int:
+    """Device memory in use, whoever uses it."""
+    gpu = Gpu(0)
+    try:
+        with gpu.current():
+            free, total = gpu.free_and_total_bytes()
+            return total - free
+    finally:
+        gpu.close()
 
 
 def need(what: bool, reason: str) -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from tests.assertions import share_matched
-from trt_yolo.backends.cuda import Gpu
+from tests.gpu.conftest import MOST_GROWTH_BYTES, used_bytes
 from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
 from trt_yolo.backends.tensorrt import TensorRTBackend
 from trt_yolo.demo.scenes import scene
@@ -35,7 +35,6 @@ _TOLERANCE = {
     "fp16": (0.9, 0.03),
     "int8": (0.8, 0.15),
 }  # IoU, score
-_MOST_GROWTH_BYTES = 16 << 20
 
 
 @pytest.fixture(scope="module")
@@ -130,16 +129,6 @@ def test_thresholds_change_without_a_new_graph(engines: Engines) -> None:
     assert found[0] == found[3] > found[1] >= found[2]
 
 
-def _used_bytes() -> int:
-    gpu = Gpu(0)
-    try:
-        with gpu.current():
-            free, total = gpu.free_and_total_bytes()
-            return total - free
-    finally:
-        gpu.close()
-
-
 @pytest.mark.timeout(900)
 def test_memory_of_the_device_stays_when_engines_come_and_go(engines: Engines) -> None:
     engine, _ = engines["fp32"]
@@ -150,8 +139,8 @@ def test_memory_of_the_device_stays_when_engines_come_and_go(engines: Engines) -
             backend.infer(frames[:1], conf=0.25, iou=0.7)
         gc.collect()
         if round_number == 20:
-            before = _used_bytes()
-    assert _used_bytes() - before < _MOST_GROWTH_BYTES
+            before = used_bytes()
+    assert used_bytes() - before < MOST_GROWTH_BYTES
 
 
 @pytest.mark.timeout(900)
@@ -161,9 +150,9 @@ def test_memory_of_the_device_stays_over_many_inferences(engines: Engines) -> No
     with TensorRTBackend(engine) as backend:
         for number in range(100_000):
             if number == 1000:
-                before = _used_bytes()
+                before = used_bytes()
             backend.infer(frames[: 1 + number % 8], conf=0.25, iou=0.7)
-        assert _used_bytes() - before < _MOST_GROWTH_BYTES
+        assert used_bytes() - before < MOST_GROWTH_BYTES
 
 
 def test_a_worker_that_is_killed_loses_nothing(engines: Engines, images: list[npt.NDArray[np.uint8]]) -> None:
@@ -183,7 +172,7 @@ def test_a_worker_that_is_killed_loses_nothing(engines: Engines, images: list[np
 def test_a_cancelled_start_leaves_no_context(engines: Engines) -> None:
     """A program of its own: a child that this process forked could not use CUDA."""
     engine, _ = engines["fp32"]
-    before = _used_bytes()
+    before = used_bytes()
     script = (
         "import sys, trt_yolo; print('begun', flush=True); trt_yolo.load(sys.argv[1], workers=2); input()"
     )
@@ -192,11 +181,11 @@ def test_a_cancelled_start_leaves_no_context(engines: Engines) -> None:
         assert program.stdout is not None
         assert program.stdout.readline() == "begun\n"
         most, until = before, time.monotonic() + 20
-        while most - before <= _MOST_GROWTH_BYTES and time.monotonic() < until:
-            most = max(most, _used_bytes())
+        while most - before <= MOST_GROWTH_BYTES and time.monotonic() < until:
+            most = max(most, used_bytes())
         program.kill()
-    assert most - before > _MOST_GROWTH_BYTES, "its workers never had a context"
+    assert most - before > MOST_GROWTH_BYTES, "its workers never had a context"
     deadline = time.monotonic() + 20
-    while _used_bytes() - before > _MOST_GROWTH_BYTES and time.monotonic() < deadline:
+    while used_bytes() - before > MOST_GROWTH_BYTES and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert _used_bytes() - before <= _MOST_GROWTH_BYTES
+    assert used_bytes() - before <= MOST_GROWTH_BYTES

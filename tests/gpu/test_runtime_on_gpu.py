@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.gpu.conftest import BINDINGS
+from tests.gpu.conftest import BINDINGS, LOAD_S, MOST_GROWTH_BYTES, used_bytes
 from tests.gpu.kernel_backend import ROWS, SIDE, KernelBackend, kernel_manifest
 from tests.gpu.rows_rule import expected_rows
 from trt_yolo.backends.cuda import Gpu
@@ -44,9 +44,7 @@ OPTIONS: dict[str, Sequence[Any]] = {
     "binding": BINDINGS,
     "spin": (False, True),
 }
-_LOAD_S = float(os.environ.get("TRT_YOLO_LOAD_S", "10"))  # for each test that repeats something
 _BATCHES = 100_000
-_MOST_GROWTH_BYTES = 16 << 20
 
 
 def pairwise(options: dict[str, Sequence[Any]]) -> list[Setting]:
@@ -127,7 +125,8 @@ def test_every_byte_of_every_answer(chosen: Setting, frames: Frames, monkeypatch
     assert about["memory"] in ("registered", "mapped")
     if chosen["graphs"] and chosen["binding"] == "cuda-bindings":
         sizes = {1: 1, 4: 3, 16: 5}[chosen["batch"]]
-        assert about["graphs"] == f"{4 * sizes} captured"
+        assert about["graphs"] == f"{4 * sizes * chosen['streams']} captured"
+        assert about["warm_up"].startswith(f"{4 * sizes * chosen['streams']} batches in ")
     else:
         assert not about["graphs"].endswith(" captured")
 
@@ -230,7 +229,7 @@ def test_workers_that_are_killed_lose_nothing(binding: str, streams: int) -> Non
     sent = itertools.count()
 
     def source() -> Iterator[Frames]:
-        end_s = time.monotonic() + min(max(_LOAD_S, 1.0), 4.0)
+        end_s = time.monotonic() + min(max(LOAD_S, 1.0), 4.0)
         while (number := next(sent)) < 64 or time.monotonic() < end_s:
             yield frames[number % 16]
 
@@ -267,18 +266,8 @@ def test_a_kernel_that_traps_ends_its_worker_and_no_other_frame(binding: str, st
         check(model(frames[0], conf=CONF, iou=IOU), wanted[0])
 
 
-def used_bytes() -> int:
-    gpu = Gpu(0)
-    try:
-        with gpu.current():
-            free, total = gpu.free_and_total_bytes()
-            return total - free
-    finally:
-        gpu.close()
-
-
 def test_memory_stays_over_many_batches(backend: KernelBackend, frames: Frames) -> None:
-    end_s = time.monotonic() + _LOAD_S
+    end_s = time.monotonic() + LOAD_S
     begun = used_bytes()
     for number in range(_BATCHES):
         backend.infer(frames[: 1 + number % 16], conf=CONF, iou=IOU)
@@ -286,7 +275,7 @@ def test_memory_stays_over_many_batches(backend: KernelBackend, frames: Frames) 
             begun = used_bytes()
         if time.monotonic() > end_s and number >= 4 * 16:
             break
-    assert used_bytes() - begun < _MOST_GROWTH_BYTES
+    assert used_bytes() - begun < MOST_GROWTH_BYTES
 
 
 def test_memory_stays_when_backends_come_and_go(binding: str, frames: Frames) -> None:
@@ -297,7 +286,7 @@ def test_memory_stays_when_backends_come_and_go(binding: str, frames: Frames) ->
         gc.collect()
         if number == 4:
             before = used_bytes()
-    assert used_bytes() - before < _MOST_GROWTH_BYTES
+    assert used_bytes() - before < MOST_GROWTH_BYTES
 
 
 def _is_active() -> bool:

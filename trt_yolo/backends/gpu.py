@@ -58,6 +58,7 @@ class GpuBackend(Backend):
     def __init__(self, *, device: int, streams: int, graphs: bool, spin: bool) -> None:
         self._lanes: list[Lane] = []
         self._graphs = self.captures = graphs
+        self._warm_up = "none"
         self.gpu = Gpu(device, spin=spin)
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
@@ -91,15 +92,14 @@ class GpuBackend(Backend):
     @property
     def about(self) -> dict[str, str]:
         """The GPU, how slots reach it, whether graphs are captured."""
-        telling = next(
-            (lane for lane in self._lanes if lane.refused), self._lanes[0] if self._lanes else None
-        )
+        graphs = next((lane.graphs for lane in self._lanes if lane.refused), "")
         return {
             "gpu": f"{self.gpu.index}: {self.gpu.name}",
             "binding": self.gpu.binding,
             "memory": self.memory_strategy,
             "streams": str(self.at_once),
-            "graphs": "off" if telling is None else telling.graphs,
+            "graphs": graphs or self._lanes[0].graphs or f"{self._graph_count} captured",
+            "warm_up": self._warm_up,
         }
 
     def begin_into(self, frames_bgr: Frames, rows: Rows, *, count: int, conf: float, iou: float) -> Flight:
@@ -123,12 +123,9 @@ class GpuBackend(Backend):
             for frames, rows in slots:
                 for count in sorted(counts, reverse=True):
                     self._begin(lane, frames, rows, count, conf=0.25, iou=0.7).finish()
-        _log.info(
-            "%d batches run to warm up in %.2f s, %d CUDA graphs captured",
-            len(self._lanes) * len(slots) * len(counts),
-            time.perf_counter() - begin_s,
-            sum(lane.captures for lane in self._lanes),
-        )
+        batches = len(self._lanes) * len(slots) * len(counts)
+        self._warm_up = f"{batches} batches in {time.perf_counter() - begin_s:.2f} s"
+        _log.info("warm-up: %s, %d CUDA graphs captured", self._warm_up, self._graph_count)
 
     def _begin(
         self, lane: Lane, frames_bgr: Frames, rows: Rows, count: int, conf: float, iou: float
@@ -192,6 +189,10 @@ class GpuBackend(Backend):
 
     def _unload(self) -> None:
         """Gives back what `_load` made; it may not have got to its end."""
+
+    @property
+    def _graph_count(self) -> int:
+        return sum(lane.captures for lane in self._lanes)
 
     @property
     def _is_mapped(self) -> bool:

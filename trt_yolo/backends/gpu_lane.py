@@ -109,10 +109,10 @@ class Lane:
 
     @property
     def graphs(self) -> str:
-        """Whether batches are captured, for people."""
+        """How it does without graphs of its own, for people; empty where it captures them."""
         if self.refused:
             return f"not captured: {self.refused}"
-        return self.execution.graphs or (f"{len(self._captures)} captured" if self._graphs else "off")
+        return self.execution.graphs or ("" if self._graphs else "off")
 
     @property
     def captures(self) -> int:

@@ -212,8 +212,10 @@ def missing_libraries(onnxruntime: Any, provider: Provider) -> str:
     """Which of NVIDIA's libraries a provider lacks; empty where all are found. It is offered without them too."""
     capi = Path(getattr(onnxruntime, "__file__", "") or "").parent / "capi"
     library = capi / f"libonnxruntime_providers_{provider.library}.so"
-    if not provider.library or not library.is_file():
+    if not provider.library or not capi.is_dir() or os.name == "nt":
         return ""
+    if not library.is_file():
+        return f"ONNX Runtime {onnxruntime.__version__} names it without {library.name}: install it again"
     absent = _not_found(library)
     if provider.library == "cuda" and not _opens(_CUDNN):  # which it opens by name at the first convolution
         absent.append(_CUDNN)
