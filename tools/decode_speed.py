@@ -2,7 +2,7 @@
 
 python tools/decode_speed.py photos/              # JPEG files, by as many threads as the runtime would have
 python tools/decode_speed.py clip.mp4             # a video
-python tools/decode_speed.py photos/ --json       # one line of JSON, which tools/gpu_check reads
+python tools/decode_speed.py photos/ --json       # one line of JSON
 """
 
 from __future__ import annotations

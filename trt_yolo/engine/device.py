@@ -1,6 +1,6 @@
 """Which NVIDIA GPUs answer here, asked of the driver alone. Never raises, makes no context.
 
-The driver's library is called by ctypes: what loads an engine must be known before pycuda or TensorRT is there.
+The driver's library is called by ctypes: what loads an engine must be known before a CUDA binding or TensorRT is there.
 """
 
 from __future__ import annotations
