@@ -92,13 +92,13 @@ class GpuBackend(Backend):
     @property
     def about(self) -> dict[str, str]:
         """The GPU, how slots reach it, whether graphs are captured."""
-        graphs = next((lane.graphs for lane in self._lanes if lane.refused), "")
+        telling = next((lane for lane in self._lanes if lane.refused), next(iter(self._lanes), None))
         return {
             "gpu": f"{self.gpu.index}: {self.gpu.name}",
             "binding": self.gpu.binding,
             "memory": self.memory_strategy,
             "streams": str(self.at_once),
-            "graphs": graphs or self._lanes[0].graphs or f"{self._graph_count} captured",
+            "graphs": "off" if telling is None else telling.graphs or f"{self._graph_count} captured",
             "warm_up": self._warm_up,
         }
 
@@ -117,13 +117,15 @@ class GpuBackend(Backend):
         if self.manifest.graph == "head":
             super().warm_up(slots)
             return
-        begin_s, largest = time.perf_counter(), len(slots[0][0])
-        counts = {size for size in self.sizes if size <= largest} | {largest}
+        begin_s, batches, largest = time.perf_counter(), 0, len(slots[0][0])
+        counts = sorted({size for size in self.sizes if size <= largest} | {largest}, reverse=True)
         for lane in self._lanes:
-            for frames, rows in slots:
-                for count in sorted(counts, reverse=True):
+            for number, (frames, rows) in enumerate(slots):
+                if number and not (lane.may_capture or self._is_mapped):
+                    break  # to it all slots are the same
+                for count in counts:
                     self._begin(lane, frames, rows, count, conf=0.25, iou=0.7).finish()
-        batches = len(self._lanes) * len(slots) * len(counts)
+                batches += len(counts)
         self._warm_up = f"{batches} batches in {time.perf_counter() - begin_s:.2f} s"
         _log.info("warm-up: %s, %d CUDA graphs captured", self._warm_up, self._graph_count)
 

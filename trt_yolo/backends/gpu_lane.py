@@ -115,6 +115,11 @@ class Lane:
         return self.execution.graphs or ("" if self._graphs else "off")
 
     @property
+    def may_capture(self) -> bool:
+        """Whether the next batch at a new place is captured."""
+        return self._graphs and self._captures.has_room
+
+    @property
     def captures(self) -> int:
         """How many graphs it has captured."""
         return len(self._captures)
@@ -139,7 +144,7 @@ class Lane:
         else:
             self._enqueue(frames, rows, is_mapped)
         self.event.record(self._stream)
-        if graph is None and self._graphs and self._captures.has_room:
+        if graph is None and self.may_capture:
             self._gpu.wait(self._stream)  # that was the warm-up which a capture needs
             self._capture(key, frames, rows, is_mapped)
 
@@ -147,7 +152,7 @@ class Lane:
         """Runs the model on frames that are copied to the device now, and waits for it."""
         execute = self._at_rest(frames, conf, iou)[2]
         graph = None
-        if self._graphs and self._captures.has_room:
+        if self._graphs and not self._captures.refused:
             with contextlib.suppress(BackendError):  # plain enqueue then; what is broken shows when it runs
                 graph = self._gpu.captured(self._stream, execute)
                 self._bare_graphs.append(graph)
