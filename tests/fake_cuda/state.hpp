@@ -30,7 +30,7 @@ enum Result {
 
 enum Mode { GLOBAL = 0, THREAD_LOCAL = 1, RELAXED = 2 };  // CUstreamCaptureMode
 enum Needs { INITIALIZED = 0, CONTEXT = 1, SAFE = 2, EVEN_LOST = 4 };
-const unsigned NON_BLOCKING = 1, DISABLE_TIMING = 2;
+const unsigned NON_BLOCKING = 1, BLOCKING_SYNC = 1, DISABLE_TIMING = 2;
 
 struct Context;
 struct Graph { std::vector<Work> nodes; };

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pytest
 
 from tests.engine.plans import gpu
+from trt_yolo.capture_gate import capturing
 from trt_yolo.errors import ImageError, InputError, MissingDependencyError
 from trt_yolo.loading import load
 from trt_yolo.media import decoding, gpu_images
@@ -266,6 +267,18 @@ def test_a_gpu_that_cannot_be_had_after_all_is_given_up(caplog: pytest.LogCaptur
             np.testing.assert_array_equal(both(PNG, name="a"), PIXELS)
     assert both.chosen == "cpu"
     assert "the GPU's fails: libnvjpeg.so.12 is missing" in caplog.text
+
+
+def test_nothing_is_decoded_while_a_graph_is_captured(codec: Codec) -> None:
+    """nvImageCodec allocates, which would spoil what ONNX Runtime captures."""
+    decode = GpuImageDecoder()
+    done = threading.Event()
+    thread = threading.Thread(target=lambda: (decode.decode(JPEG, name="a"), done.set()))
+    with capturing():
+        thread.start()
+        assert not done.wait(0.3)
+    assert done.wait(10)
+    thread.join()
 
 
 def test_files_go_through_the_decoder_that_was_asked_for(
