@@ -76,16 +76,16 @@ def test_streams_and_graphs(
             _agree(model(images), wanted, "dynamic")
 
 
-@pytest.mark.parametrize("batch", range(1, 9))
-def test_every_batch_size(engines: Engines, batch: int) -> None:
+def test_every_batch_size(engines: Engines) -> None:
     engine, onnx = engines["dynamic"]
-    frames = np.resize(check_frames((256, 256), ()), (batch, 256, 256, 3))
+    frames = np.resize(check_frames((256, 256), ()), (8, 256, 256, 3))
     with OnnxRuntimeBackend(onnx) as reference, TensorRTBackend(engine) as backend:
-        wanted = reference.infer(frames, conf=0.25, iou=0.7)
-        for _ in range(3):
-            got = backend.infer(frames, conf=0.25, iou=0.7)
-            assert got.shape == wanted.shape
-            np.testing.assert_allclose(got[..., 4], wanted[..., 4], atol=0.02)
+        for batch in range(1, 9):
+            wanted = reference.infer(frames[:batch], conf=0.25, iou=0.7)
+            for _ in range(3):
+                got = backend.infer(frames[:batch], conf=0.25, iou=0.7)
+                assert got.shape == wanted.shape
+                np.testing.assert_allclose(got[..., 4], wanted[..., 4], atol=0.02)
 
 
 @pytest.mark.parametrize("graphs", [True, False], ids=["graphs", "plain"])

@@ -72,7 +72,7 @@ def test_the_first_steps(stand_in: dict[str, str], tmp_path: Path) -> None:
     assert facts["COMPUTE_CAPABILITY_MAJOR"]["value"] == 9
     assert facts["bare launch, waited for, p50"]["value"] > 0
     assert facts["after it, cuCtxPopCurrent"]["value"] == "ERROR_LAUNCH_FAILED"
-    assert len(steps["runtime"]["rows"]) > 35
+    assert len(steps["runtime"]["rows"]) > 20
     assert {row["state"] for row in steps["runtime"]["rows"]} == {"ok"}
     assert "runtime: done in" in done.stdout
 
