@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from typing import Any
 
 import pytest
 
@@ -46,11 +47,15 @@ def test_one_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         chosen_binding()
 
 
-def test_pycuda_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pycuda_stands_in(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     _install(monkeypatch, cuda_bindings="", pycuda=True)
     name, why = chosen_binding()
     assert name == "pycuda"
     assert why.startswith("cuda-bindings does not import")
+    stand_in: Any = object()
+    monkeypatch.setitem(binding._OPEN, "pycuda", lambda: stand_in)
+    assert open_binding() is stand_in
+    assert "CUDA is called through pycuda: cuda-bindings does not import" in caplog.text
 
 
 @pytest.mark.parametrize(

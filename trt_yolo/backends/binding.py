@@ -7,6 +7,7 @@ packages are installed; imports one only when it is asked for.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -18,6 +19,9 @@ from trt_yolo.engine.device import cuda_version
 from trt_yolo.errors import InputError, MissingDependencyError
 
 VARIABLE = "TRT_YOLO_CUDA"
+_ASKED, _DEFAULT = f"{VARIABLE} asks for it", "the default"
+
+_log = logging.getLogger(__name__)
 
 
 class Stream(Protocol):
@@ -151,7 +155,9 @@ def open_binding() -> Binding:
         InputError: TRT_YOLO_CUDA names none.
         MissingDependencyError: None can be used; the line says why.
     """
-    name, _ = chosen_binding()
+    name, why = chosen_binding()
+    if why not in (_DEFAULT, _ASKED):
+        _log.warning("CUDA is called through %s: %s", name, why)
     return _OPEN[name]()
 
 
@@ -170,7 +176,7 @@ def chosen_binding() -> tuple[str, str]:
         problems[name] = _unusable(name)
         if not problems[name]:
             instead = "; ".join(f"{other} {why}" for other, why in problems.items() if why)
-            return name, f"{VARIABLE} asks for it" if wanted else instead or "the default"
+            return name, _ASKED if wanted else instead or _DEFAULT
     raise MissingDependencyError(
         "running on a GPU needs a CUDA binding: "
         + "; ".join(f"{name} {why}" for name, why in problems.items())
