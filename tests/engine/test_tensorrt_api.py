@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -142,6 +143,28 @@ def test_a_runtime_has_all_that_running_asks_of_it(module: str) -> None:
     assert {"ExecutionContextAllocationStrategy.USER_MANAGED"} <= names
     assert names >= BUILT_OR_RTX
     assert missing_from(trt, (names - BUILT_OR_RTX) | UNNAMED) == []
+
+
+CALLED_WITH = {  # by position
+    "IExecutionContext.set_device_memory": 2,
+    "IExecutionContext.set_input_shape": 2,
+    "IExecutionContext.set_tensor_address": 2,
+    "IExecutionContext.execute_async_v3": 1,
+    "IExecutionContext.update_device_memory_size_for_shapes": 0,
+    "ICudaEngine.create_execution_context": 1,
+    "Runtime.deserialize_cuda_engine": 1,
+}
+
+
+@pytest.mark.parametrize("module", ["tensorrt_lean", "tensorrt_rtx"])
+@pytest.mark.parametrize("name", CALLED_WITH)
+def test_a_runtime_takes_so_many_arguments(module: str, name: str) -> None:
+    trt = pytest.importorskip(module, reason="extra `lean` or `rtx` is not installed")
+    owner, _, method = name.partition(".")
+    text = getattr(getattr(trt, owner), method).__doc__
+    signatures = re.findall(rf"{method}\((self: .*)\) ->", text)
+    taken = [len(re.findall(r"\w+: ", signature)) - 1 for signature in signatures]
+    assert CALLED_WITH[name] in taken, text
 
 
 def test_tensorrt_for_rtx_says_what_may_be_captured() -> None:
