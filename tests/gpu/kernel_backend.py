@@ -118,12 +118,17 @@ def compiled(capability: int, source: Path = SOURCE) -> bytes:
     program = _checked(nvrtc.nvrtcCreateProgram(source.read_bytes(), source.name.encode(), 0, [], []))
     error, *_ = nvrtc.nvrtcCompileProgram(program, 1, [f"--gpu-architecture=sm_{capability}".encode()])
     if int(error):
-        log = b" " * _checked(nvrtc.nvrtcGetProgramLogSize(program))
+        log = _room(_checked(nvrtc.nvrtcGetProgramLogSize(program)))
         nvrtc.nvrtcGetProgramLog(program, log)
-        raise RuntimeError(f"{source.name} does not compile: {log.decode()}")
-    code = b" " * _checked(nvrtc.nvrtcGetCUBINSize(program))
+        raise RuntimeError(f"{source.name} does not compile: {' '.join(log.decode().split())}")
+    code = _room(_checked(nvrtc.nvrtcGetCUBINSize(program)))
     _checked(nvrtc.nvrtcGetCUBIN(program, code))
     return code
+
+
+def _room(size: int) -> bytes:
+    """Bytes that a library may write to: one byte alone is an object that all of Python shares."""
+    return bytes(max(2, size))
 
 
 def _capability(driver: Any, index: int) -> int:
