@@ -162,17 +162,21 @@ def test_each_session_has_its_lanes_stream(host: list[Asked], demo_dynamic_onnx:
         assert backend.about["graphs"] == "captured by ONNX Runtime"
 
 
-def test_bindings_are_made_once(
-    dynamic: OnnxRuntimeGpuBackend, frames: Frames, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[int] = []
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The batch of each binding, as it is made."""
+    batches: list[int] = []
     real = _Bindings._call
 
     def counted(self: _Bindings, batch: int, addresses: Any) -> Any:
-        made.append(batch)
+        batches.append(batch)
         return real(self, batch, addresses)
 
     monkeypatch.setattr(_Bindings, "_call", counted)
+    return batches
+
+
+def test_bindings_are_made_once(dynamic: OnnxRuntimeGpuBackend, frames: Frames, made: list[int]) -> None:
     for count in (1, 2, 3, 4, 1, 2, 3, 4, 1):
         dynamic.infer(frames[:count], conf=CONF, iou=IOU)
     assert made == [1, 2, 4]  # three frames run in a batch of four
@@ -203,20 +207,12 @@ def test_each_batch_size_has_a_graph_of_its_own(
 
 
 def test_warming_up_leaves_nothing_to_be_done_for_the_first_frame(
-    dynamic: OnnxRuntimeGpuBackend, frames: Frames, monkeypatch: pytest.MonkeyPatch
+    dynamic: OnnxRuntimeGpuBackend, frames: Frames, made: list[int]
 ) -> None:
     """Each lane has run each batch size, and a slot full of three frames, which run in a batch of four."""
     slots = [
         (np.zeros_like(frames[:3]), np.zeros((3, dynamic.manifest.rows, 6), np.float32)) for _ in range(2)
     ]
-    made: list[int] = []
-    real = _Bindings._call
-
-    def counted(self: _Bindings, batch: int, addresses: Any) -> Any:
-        made.append(batch)
-        return real(self, batch, addresses)
-
-    monkeypatch.setattr(_Bindings, "_call", counted)
     dynamic.warm_up(slots)
     assert sorted(made) == sorted(2 * [1, 2, 4])
     for count in (1, 2, 3):
