@@ -12,24 +12,23 @@ import datetime
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 from gpu_rows import VARIABLE, add, read  # noqa: E402
 
-from tests.gpu.artifacts import FOLDER, deploy_artifacts, make_artifacts  # noqa: E402
+from tests.gpu.artifacts import FOLDER, demo_artifact, deploy_artifacts, make_artifacts  # noqa: E402
 from trt_yolo.engine.from_onnx import manifest_of_onnx  # noqa: E402
 from trt_yolo.engine.loadable import engine_at  # noqa: E402
-from trt_yolo.errors import TrtYoloError  # noqa: E402
+from trt_yolo.errors import InputError, TrtYoloError  # noqa: E402
 from trt_yolo.shapes import BatchRange  # noqa: E402
 
 TOOL, SCHEMA = "trt-yolo gpu_report", 1
@@ -55,7 +54,7 @@ _SHOWN = 60  # rows of a step in the table
 
 def main(arguments: Sequence[str]) -> int:
     """The command: 0; 1 if anything failed, or if there is no GPU."""
-    parser = argparse.ArgumentParser(prog="tools/gpu_report", description=__doc__)
+    parser = _Parser(prog="tools/gpu_report", description=__doc__)
     parser.add_argument("--only", default=",".join(_SHARES), help=f"steps, of {', '.join(_SHARES)}")
     parser.add_argument("--artifacts", type=Path, help="folder of models made by --make-artifacts elsewhere")
     parser.add_argument("--budget", type=float, default=420.0, help="seconds for all steps (420)")
@@ -69,6 +68,10 @@ def main(arguments: Sequence[str]) -> int:
         "--bench", action="store_true", help=argparse.SUPPRESS
     )  # the last step, in its process
     given = parser.parse_args(arguments)
+    if not given.budget > 0:
+        parser.error(f"--budget {given.budget:g} is not possible; give seconds, such as 420")
+    if given.artifacts is not None and not given.artifacts.is_dir():
+        parser.error(f"--artifacts {given.artifacts} is no folder; make one with --make-artifacts")
     if given.bench:
         bench(given.budget)
         return 0
@@ -80,6 +83,12 @@ def main(arguments: Sequence[str]) -> int:
     except TrtYoloError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line and exit code 1, as the product's own commands have it."""
+        self.exit(1, f"error: {message}\n")
 
 
 def report(names: Sequence[str], artifacts: Path | None, budget_s: float, path: Path | None) -> int:
@@ -129,7 +138,12 @@ def _line(row: dict[str, Any]) -> str:
 def bench(budget_s: float) -> None:
     """The last step: the deploy graphs of the artifacts, each setting beside the bare engine, in turn."""
     end_s = time.monotonic() + budget_s
-    for index, model in enumerate(deploy_artifacts()):
+    with tempfile.TemporaryDirectory(prefix="trt-yolo-demo-") as folder:
+        _bench_models(deploy_artifacts() or [demo_artifact("dynamic", Path(folder))], end_s)
+
+
+def _bench_models(models: Sequence[Path], end_s: float) -> None:
+    for index, model in enumerate(models):
         for label, options in _bench_settings(model, is_first=index == 0):
             if end_s - time.monotonic() < 2 * _LEAST_S:
                 add(f"{model.stem}, {label}", state="absent", note="no time was left")
@@ -225,22 +239,29 @@ def _command(name: str, limit_s: float) -> list[str]:
 def _steps_of(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     if unknown := [name for name in names if name not in _SHARES]:
-        sys.exit(f"error: --only {unknown[0]} is no step; give some of {', '.join(_SHARES)}")
+        raise InputError(f"--only {unknown[0]} is no step; give some of {', '.join(_SHARES)}")
     return names
 
 
 def _record(machine: dict[str, Any]) -> dict[str, Any]:
-    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
     return {
         "tool": TOOL,
         "schema": SCHEMA,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "version": machine["version"],
-        "revision": _output(git).strip() if shutil.which("git") and (ROOT / ".git").exists() else "",
+        "revision": _revision(),
         "device": machine["gpus"][0]["name"],
         "machine": machine,
         "steps": [],
     }
+
+
+def _revision() -> str:
+    """Git's; empty in a copy without git, or one that it does not trust."""
+    try:
+        return _output(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]).strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def _earlier_steps(path: Path, record: dict[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:

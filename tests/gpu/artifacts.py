@@ -34,17 +34,19 @@ _BENCH_BATCH = BatchRange(1, 16)
 
 def demo_artifacts(folder: Path) -> dict[str, Path]:
     """The demo model's deploy graphs by kind, in a folder that may be written to."""
-    given = os.environ.get(FOLDER)
-    found = {}
-    for kind, (precision, batch) in KINDS.items():
-        path = folder / _NAMES[kind]
-        if given and (Path(given) / path.name).is_file():
-            shutil.copy(Path(given) / path.name, path)
-        elif not path.exists():
-            options = ExportOptions(precision=precision, batch=batch)
-            path = export_model(demo_checkpoint(), out=folder, options=options).artifacts[0].path
-        found[kind] = path
-    return found
+    return {kind: demo_artifact(kind, folder) for kind in KINDS}
+
+
+def demo_artifact(kind: str, folder: Path) -> Path:
+    """One of them."""
+    path, given = folder / _NAMES[kind], os.environ.get(FOLDER)
+    if given and (Path(given) / path.name).is_file():
+        shutil.copy(Path(given) / path.name, path)
+    elif not path.exists():
+        precision, batch = KINDS[kind]
+        options = ExportOptions(precision=precision, batch=batch)
+        path = export_model(demo_checkpoint(), out=folder, options=options).artifacts[0].path
+    return path
 
 
 def deploy_artifacts() -> list[Path]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
+import itertools
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,6 +36,29 @@ def used_bytes() -> int:
             return total - free
     finally:
         gpu.close()
+
+
+def growth_bytes(
+    step: Callable[[int], object], *, settled: int, most: int | None = None, limit_s: float = LOAD_S
+) -> int:
+    """Device memory that steps leave behind, those not counted in which it still settles.
+
+    Args:
+        step: Called with 0, 1, 2 and so on, twice as often as it takes to settle at least.
+        settled: Steps that are not counted.
+        most: How often it is called; None: until the time is over.
+        limit_s: The time, in seconds.
+    """
+    end_s, begun = time.monotonic() + limit_s, 0
+    for number in itertools.count() if most is None else range(most):
+        step(number)
+        if number == settled:
+            gc.collect()
+            begun = used_bytes()
+        if number >= 2 * settled and time.monotonic() > end_s:
+            break
+    gc.collect()
+    return used_bytes() - begun
 
 
 def need(what: bool, reason: str) -> None:

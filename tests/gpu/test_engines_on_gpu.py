@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import itertools
 import os
 import signal
 import subprocess
@@ -16,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from tests.assertions import share_matched
-from tests.gpu.conftest import LOAD_S, MOST_GROWTH_BYTES, used_bytes
+from tests.gpu.conftest import MOST_GROWTH_BYTES, growth_bytes, used_bytes
 from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
 from trt_yolo.backends.tensorrt import TensorRTBackend
 from trt_yolo.demo.scenes import scene
@@ -133,30 +131,23 @@ def test_thresholds_change_without_a_new_graph(engines: Engines) -> None:
 def test_memory_of_the_device_stays_when_engines_come_and_go(engines: Engines) -> None:
     engine, _ = engines["fp32"]
     frames = check_frames((256, 256), ())
-    before, end_s = 0, time.monotonic() + LOAD_S
-    for number in itertools.count():
+
+    def step(number: int) -> None:
         with TensorRTBackend(engine) as backend:
             backend.infer(frames[:1], conf=0.25, iou=0.7)
-        gc.collect()
-        if number == 5:
-            before = used_bytes()
-        if number > 10 and time.monotonic() > end_s:
-            break
-    assert used_bytes() - before < MOST_GROWTH_BYTES
+
+    assert growth_bytes(step, settled=5) < MOST_GROWTH_BYTES
 
 
 def test_memory_of_the_device_stays_over_many_inferences(engines: Engines) -> None:
     engine, _ = engines["dynamic"]
     frames = np.resize(check_frames((256, 256), ()), (8, 256, 256, 3))
-    before, end_s = 0, time.monotonic() + LOAD_S
     with TensorRTBackend(engine) as backend:
-        for number in itertools.count():
+
+        def step(number: int) -> None:
             backend.infer(frames[: 1 + number % 8], conf=0.25, iou=0.7)
-            if number == 4 * 8:
-                before = used_bytes()
-            if number > 8 * 8 and time.monotonic() > end_s:
-                break
-        assert used_bytes() - before < MOST_GROWTH_BYTES
+
+        assert growth_bytes(step, settled=4 * 8) < MOST_GROWTH_BYTES
 
 
 def test_a_worker_that_is_killed_loses_nothing(engines: Engines, images: list[npt.NDArray[np.uint8]]) -> None:

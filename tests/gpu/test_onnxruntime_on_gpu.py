@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
-import itertools
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +15,7 @@ import pytest
 
 from tests.assertions import share_matched
 from tests.gpu.artifacts import demo_artifacts, deploy_artifacts
-from tests.gpu.conftest import LOAD_S, MOST_GROWTH_BYTES, used_bytes
+from tests.gpu.conftest import MOST_GROWTH_BYTES, growth_bytes
 from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
 from trt_yolo.backends.onnxruntime_gpu import OnnxRuntimeGpuBackend
 from trt_yolo.backends.onnxruntime_providers import PROVIDERS, ProviderName, unusable
@@ -197,24 +194,19 @@ def test_a_worker_that_is_killed_loses_nothing(
 
 def test_memory_stays_over_many_batches(onnx: Onnx, provider: ProviderName) -> None:
     frames = np.resize(check_frames((256, 256), ()), (8, 256, 256, 3))
-    end_s, begun = time.monotonic() + LOAD_S, 0
     with OnnxRuntimeGpuBackend(onnx["dynamic"], provider=provider) as backend:
-        for number in itertools.count():
+
+        def step(number: int) -> None:
             backend.infer(frames[: 1 + number % 8], conf=0.25, iou=0.7)
-            if number == 4 * 8:
-                begun = used_bytes()
-            if number > 8 * 8 and time.monotonic() > end_s:
-                break
-        assert used_bytes() - begun < MOST_GROWTH_BYTES
+
+        assert growth_bytes(step, settled=4 * 8) < MOST_GROWTH_BYTES
 
 
 def test_memory_stays_when_sessions_come_and_go(onnx: Onnx, provider: ProviderName) -> None:
     frames = check_frames((256, 256), ())
-    begun = 0
-    for number in range(12):
+
+    def step(number: int) -> None:
         with OnnxRuntimeGpuBackend(onnx["fp32"], provider=provider) as backend:
             backend.infer(frames[:1], conf=0.25, iou=0.7)
-        gc.collect()
-        if number == 3:
-            begun = used_bytes()
-    assert used_bytes() - begun < MOST_GROWTH_BYTES
+
+    assert growth_bytes(step, settled=4) < MOST_GROWTH_BYTES

@@ -6,7 +6,6 @@ over a driver that is none (`tests/fake_cuda`), so that no minute on a GPU goes 
 
 from __future__ import annotations
 
-import gc
 import itertools
 import mmap
 import os
@@ -15,7 +14,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.gpu.conftest import BINDINGS, LOAD_S, MOST_GROWTH_BYTES, used_bytes
+from tests.gpu.conftest import BINDINGS, LOAD_S, MOST_GROWTH_BYTES, growth_bytes
 from tests.gpu.kernel_backend import ROWS, SIDE, KernelBackend, kernel_manifest
 from tests.gpu.rows_rule import expected_rows
 from trt_yolo.backends.cuda import Gpu
@@ -268,27 +267,31 @@ def test_a_kernel_that_traps_ends_its_worker_and_no_other_frame(binding: str, st
         check(model(frames[0], conf=CONF, iou=IOU), wanted[0])
 
 
-def test_memory_stays_over_many_batches(backend: KernelBackend, frames: Frames) -> None:
-    end_s = time.monotonic() + LOAD_S
-    begun = used_bytes()
-    for number in range(_BATCHES):
-        backend.infer(frames[: 1 + number % 16], conf=CONF, iou=IOU)
-        if number == 2 * 16:  # each size was captured by then
-            begun = used_bytes()
-        if time.monotonic() > end_s and number >= 4 * 16:
-            break
-    assert used_bytes() - begun < MOST_GROWTH_BYTES
+def test_memory_stays_over_many_batches(
+    backend: KernelBackend, frames: Frames, record_property: Callable[[str, object], None]
+) -> None:
+    memory = paged(32 << 20)
+    slots = slots_of(memory, 4, 4)
+    backend.adopt(memory)
+    backend.warm_up(slots)
+    done = 0
+
+    def step(number: int) -> None:
+        nonlocal done
+        given, rows = slots[number % 4]
+        backend.infer_into(given, rows, count=1 + number % 4, conf=CONF, iou=IOU)
+        done += 1
+
+    assert growth_bytes(step, settled=32, most=_BATCHES, limit_s=2 * LOAD_S) < MOST_GROWTH_BYTES
+    record_property("batches", done)
 
 
 def test_memory_stays_when_backends_come_and_go(binding: str, frames: Frames) -> None:
-    before = 0
-    for number in range(25):
+    def step(number: int) -> None:
         with KernelBackend(kernel_manifest().to_json()) as backend:
             backend.infer(frames[:16], conf=CONF, iou=IOU)
-        gc.collect()
-        if number == 4:
-            before = used_bytes()
-    assert used_bytes() - before < MOST_GROWTH_BYTES
+
+    assert growth_bytes(step, settled=5, most=25) < MOST_GROWTH_BYTES
 
 
 def run_apart(script: str, *arguments: str) -> list[str]:

@@ -56,6 +56,12 @@ class Faulty(NullBackend):
         """What is wrong with it; here nothing."""
 
 
+class Says(Faulty):
+    """Goes never wrong, and says what it is."""
+
+    about = {"gpu": "0: none", "warm_up": "3 batches"}  # noqa: RUF012  as a property would be
+
+
 class Exits(Faulty):
     """Leaves with exit code 7."""
 

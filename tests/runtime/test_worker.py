@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -95,3 +96,11 @@ def test_a_stop_is_heeded_between_slots_that_were_announced_together() -> None:
     for wake in (ready, done):
         wake.close()
     ring.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_backends_say_of_themselves_is_logged(workers: int, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="trt_yolo"), pool_model("Says", workers=workers) as model:
+        assert model.stats().workers[0].about["warm_up"] == "3 batches"
+    lines = [f"worker {number} is ready: gpu 0: none, warm_up 3 batches" for number in range(max(1, workers))]
+    assert sorted(record.getMessage() for record in caplog.records) == lines

@@ -48,10 +48,22 @@ def test_without_a_gpu() -> None:
     assert done.stderr == "error: no NVIDIA GPU answers here; see trt-yolo doctor\n"
 
 
-def test_an_unknown_step() -> None:
-    done = _run("--only", "runtime,speed")
-    assert done.returncode == 1
-    assert "--only speed is no step; give some of cuda, runtime, onnxruntime, tensorrt, bench" in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["--only", "runtime,speed"],
+            "--only speed is no step; give some of cuda, runtime, onnxruntime, tensorrt, bench",
+        ),
+        (["--budget", "0"], "--budget 0 is not possible; give seconds, such as 420"),
+        (["--budget", "long"], "argument --budget: invalid float value: 'long'"),
+        (["--artifacts", "nowhere"], "--artifacts nowhere is no folder; make one with --make-artifacts"),
+        (["--speed"], "unrecognized arguments: --speed"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], said: str) -> None:
+    done = _run(*arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {said}\n")
 
 
 def test_the_first_steps(stand_in: dict[str, str], tmp_path: Path) -> None:
@@ -102,6 +114,13 @@ def test_a_step_that_takes_too_long_keeps_what_it_found(stand_in: dict[str, str]
     assert runtime["rows"]
     assert (bench["ending"], bench["rows"]) == ("no time was left", [])
     assert "cut off after" in done.stdout
+
+
+def test_a_copy_without_git_has_no_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_report, "ROOT", tmp_path)
+    assert gpu_report._revision() == ""
+    monkeypatch.setenv("PATH", "")
+    assert gpu_report._revision() == ""
 
 
 def test_steps_that_were_run_before_stay(tmp_path: Path) -> None:

@@ -286,6 +286,9 @@ class Supervisor:
             self._bury(post, Death("loads another model than before: the file has changed"))
             return
         self.manifest = worker.manifest
+        if worker.about:
+            facts = ", ".join(f"{name} {value}" for name, value in worker.about.items())
+            _log.info("worker %d is ready: %s", post.lane.number, facts)
         post.bad_starts = 0
         post.lane.notify, post.lane.at_once = worker.notify, worker.at_once
         assert worker.ring is not None
