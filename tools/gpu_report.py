@@ -26,6 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 from gpu_rows import VARIABLE, add, read  # noqa: E402
 
 from tests.gpu.artifacts import FOLDER, demo_artifact, deploy_artifacts, make_artifacts  # noqa: E402
+from trt_yolo.backends.onnxruntime_providers import unusable  # noqa: E402
 from trt_yolo.engine.from_onnx import manifest_of_onnx  # noqa: E402
 from trt_yolo.engine.loadable import engine_at  # noqa: E402
 from trt_yolo.errors import InputError, TrtYoloError  # noqa: E402
@@ -144,6 +145,9 @@ def bench(budget_s: float) -> None:
 
 def _bench_models(models: Sequence[Path], end_s: float) -> None:
     for index, model in enumerate(models):
+        if model.suffix == ".onnx" and (reason := unusable("cuda")):
+            add(model.stem, state="absent", note=reason)
+            continue
         for label, options in _bench_settings(model, is_first=index == 0):
             if end_s - time.monotonic() < 2 * _LEAST_S:
                 add(f"{model.stem}, {label}", state="absent", note="no time was left")

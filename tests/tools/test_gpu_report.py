@@ -105,6 +105,16 @@ def test_slots_that_the_gpu_reads_itself(stand_in: dict[str, str]) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_a_bench_that_nothing_here_can_run(stand_in: dict[str, str], tmp_path: Path) -> None:
+    """The stand-in has no CUDA libraries beside the driver's: the demo model is named, and why it is not measured."""
+    path = tmp_path / "report.json"
+    done = _run("--only", "bench", "--budget", "60", "--json", str(path), **stand_in)
+    assert done.returncode == 0, done.stderr
+    ((row,),) = [step["rows"] for step in json.loads(path.read_text())["steps"]]
+    assert (row["name"], row["state"]) == ("demo-b1-8", "absent")
+    assert "CUDAExecutionProvider" in row["note"] or "not found here" in row["note"]
+
+
 def test_a_step_that_takes_too_long_keeps_what_it_found(stand_in: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     done = _run("--only", "runtime,bench", "--budget", "9", "--json", str(path), **stand_in)
