@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
@@ -15,6 +14,7 @@ from tests.runtime.models import marked, pids, pool_model, tiny_manifest
 from trt_yolo.backends.null import NullBackend
 from trt_yolo.cores import available_cores, share_cores
 from trt_yolo.demo.scenes import scene
+from trt_yolo.runtime import supervision
 from trt_yolo.runtime.ring import Ring, State, Task
 from trt_yolo.runtime.ring_shape import RingShape
 from trt_yolo.runtime.wake import Wake
@@ -99,8 +99,11 @@ def test_a_stop_is_heeded_between_slots_that_were_announced_together() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_backends_say_of_themselves_is_logged(workers: int, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="trt_yolo"), pool_model("Says", workers=workers) as model:
+def test_what_backends_say_of_themselves_is_logged(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(supervision._log, "info", lambda text, *values: said.append(text % values))
+    with pool_model("Says", workers=workers) as model:
         assert model.stats().workers[0].about["warm_up"] == "3 batches"
-    lines = [f"worker {number} is ready: gpu 0: none, warm_up 3 batches" for number in range(max(1, workers))]
-    assert sorted(record.getMessage() for record in caplog.records) == lines
+    assert sorted(said) == [
+        f"worker {number} is ready: gpu 0: none, warm_up 3 batches" for number in range(max(1, workers))
+    ]
