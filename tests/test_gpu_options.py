@@ -35,9 +35,7 @@ def test_what_makes_no_sense(options: dict[str, Any], part: str) -> None:
         trt_yolo.load("x.engine", **options)
 
 
-@pytest.mark.parametrize(
-    "options", [{"streams": 2}, {"devices": [1]}, {"graphs": False}, {"spin": True}], ids=str
-)
+@pytest.mark.parametrize("options", [{"streams": 2}, {"devices": [1]}, {"graphs": False}], ids=str)
 @pytest.mark.parametrize(
     ("provider", "why"), [("auto", "no NVIDIA GPU answers"), ("cpu", "the provider cpu was asked for")]
 )

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from trt_yolo.bench.statistics import ratio_of
-from trt_yolo.cores import available_cores, default_decode_threads
+from trt_yolo.cores import default_decode_threads, usable_cpus
 from trt_yolo.errors import TrtYoloError
 from trt_yolo.media import gpu_images, video
 from trt_yolo.media.decoding import Decode, decoder_for
-from trt_yolo.media.images import find_images
+from trt_yolo.media.sources import find_images, is_video
 
 WINDOWS = 8
 SECONDS = 1.0
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write("error: give a folder of images, or a video; and --json for one line of JSON\n")
         return 1
     try:
-        found = _of_video(Path(given[0])) if video.is_video(given[0]) else of_images(given[0])
+        found = _of_video(Path(given[0])) if is_video(given[0]) else of_images(given[0])
     except TrtYoloError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -57,7 +57,7 @@ def of_images(source: str) -> dict[str, Any]:
     Raises:
         InputError: No images there.
     """
-    threads = default_decode_threads(len(available_cores()))
+    threads = default_decode_threads(usable_cpus().count)
     files = [(path.read_bytes(), path.name) for path in find_images([source])]
     reason = gpu_images.why_not()
     decoders: dict[str, Decode] = {"cpu": decoder_for("cpu")}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from trt_yolo.backends.onnxruntime_providers import ProviderName, chosen_provider
-from trt_yolo.cores import available_cores, share_cores
+from trt_yolo.cores import share_cores, usable_cpus
 from trt_yolo.engine.device import devices as gpus_that_answer
 from trt_yolo.errors import InputError
 from trt_yolo.media.decoding import DecoderName, check_decoder
@@ -21,6 +21,7 @@ from trt_yolo.runtime.model import Model
 from trt_yolo.runtime.options import PoolOptions
 from trt_yolo.runtime.pool import Pool
 from trt_yolo.runtime.worker import BackendSpec
+from trt_yolo.spinning import Spin, spins_on_cpu
 
 if TYPE_CHECKING:
     from trt_yolo.backends.base import Backend
@@ -56,7 +57,7 @@ def load(
     devices: Sequence[int] = (0,),
     streams: int | None = None,
     graphs: bool = True,
-    spin: bool = False,
+    spin: Spin = "auto",
 ) -> Model:
     """A model, ready to be called with images.
 
@@ -64,8 +65,8 @@ def load(
         model: An `.engine` or an `.onnx` that trt-yolo or Ultralytics exported; a `.pt`, or a name such as
             `yolov8n`, which is exported into the cache once; or None for the demo model.
         workers: Worker processes; 0 runs the model in this process.
-        threads: CPU threads of one inference; None divides the cores that this process may use among the
-            workers.
+        threads: CPU threads of one inference; None divides the CPUs that this process may use, by affinity and
+            quota, among the workers.
         decode_threads: Threads of this process that decode and letterbox; None chooses by the number of cores.
         decoder: What decodes image files: `cpu`, `gpu` (extra `nvcodec`), or `auto`: where both can be had, whichever
             is measured to be faster on the first files.
@@ -83,7 +84,9 @@ def load(
         devices: The GPUs, as CUDA counts; each has so many `workers`.
         streams: Batches that are under way on a GPU at once, in each worker; None: 2.
         graphs: Whether a GPU's batches are captured as CUDA graphs.
-        spin: Wait for a GPU without sleeping: lowest latency, and a core busy for each worker.
+        spin: Wait without sleeping. For a GPU: lowest latency, and a core busy for each worker; `auto` sleeps. On the
+            CPU: threads wait for each other so, which is faster alone and slower in company; `auto` does where all
+            of them have a CPU that nobody uses at the moment of loading, and the log says what it found.
 
     Raises:
         InputError: No such file, a file of another kind, or a number outside its range.
@@ -111,17 +114,18 @@ def load(
         timeout_s=timeout_s,
         max_restarts=max_restarts,
     )
-    return Model(Pool(backend_spec(model, backend, gpu, rebuild=rebuild), options))
+    spec = backend_spec(model, backend, gpu, rebuild=rebuild, workers=workers, threads=threads)
+    return Model(Pool(spec, options))
 
 
 @dataclass(frozen=True, kw_only=True)
 class GpuOptions:
-    """How a model runs on GPUs; see `load`."""
+    """How a model runs on GPUs, and how it waits; see `load`."""
 
     devices: tuple[int, ...] = (0,)
     streams: int | None = None
     graphs: bool = True
-    spin: bool = False
+    spin: Spin = "auto"
     provider: ProviderName = "auto"
 
     def check(self, model: str | Path | None, *, workers: int, slots: int) -> None:
@@ -131,6 +135,8 @@ class GpuOptions:
             InputError: It does not.
             MissingDependencyError: The provider cannot be used here.
         """
+        if self.spin not in (True, False, "auto"):
+            raise InputError(f"spin is {self.spin!r}; give True, False or 'auto'")
         on_gpu = model is not None and is_engine(model)
         if on_gpu and self.provider != "auto":
             raise InputError(
@@ -138,10 +144,10 @@ class GpuOptions:
             )
         if not on_gpu:
             name, reason = chosen_provider(self.provider)
-            if name == "cpu" and replace(self, provider="auto") != GpuOptions():
+            if name == "cpu" and replace(self, provider="auto", spin="auto") != GpuOptions():
                 why = reason or "the provider cpu was asked for"
                 raise InputError(
-                    f"devices, streams, graphs and spin are for a GPU, and {model or 'the demo'} would run on the "
+                    f"devices, streams and graphs are for a GPU, and {model or 'the demo'} would run on the "
                     f"CPU: {why}"
                 )
         if not self.devices or not all(isinstance(one, int) and 0 <= one < 64 for one in self.devices):
@@ -162,7 +168,7 @@ class GpuOptions:
     def of_backend(self) -> dict[str, Any]:
         """Keyword arguments of the backend."""
         given = {} if self.streams is None else {"streams": self.streams}
-        return given | {"graphs": self.graphs, "spin": self.spin}
+        return given | {"graphs": self.graphs, "spin": self.spin is True}
 
 
 def backend_spec(
@@ -171,6 +177,8 @@ def backend_spec(
     gpu: GpuOptions | None = None,
     *,
     rebuild: bool = False,
+    workers: int = 0,
+    threads: int | None = None,
 ) -> BackendSpec:
     """How a worker makes the backend; what can be refused is refused now, before one starts.
 
@@ -186,10 +194,10 @@ def backend_spec(
         return BackendSpec(
             factory=_TENSORRT, options={"engine": engine, **gpu.of_backend()}, devices=gpu.devices
         )
-    return _spec_of_onnx(_artifact(model), gpu)
+    return _spec_of_onnx(_artifact(model), gpu, max(1, workers), threads)
 
 
-def _spec_of_onnx(path: Path, gpu: GpuOptions) -> BackendSpec:
+def _spec_of_onnx(path: Path, gpu: GpuOptions, workers: int, threads: int | None) -> BackendSpec:
     name, reason = chosen_provider(gpu.provider)
     if name != "cpu" and gpu.provider == "auto" and _onnx_manifest(path).target == "cpu":
         name, reason = "cpu", "its INT8 is laid out for one"
@@ -197,11 +205,28 @@ def _spec_of_onnx(path: Path, gpu: GpuOptions) -> BackendSpec:
         if reason:
             level = logging.WARNING if gpus_that_answer() else logging.INFO
             _log.log(level, "%s runs on the CPU: %s", path, reason)
-        return BackendSpec(factory=_ONNXRUNTIME, options={"model": str(path)}, takes_threads=True)
+        options = {"model": str(path), "spin": chosen_spin(gpu.spin, workers=workers, threads=threads)}
+        return BackendSpec(factory=_ONNXRUNTIME, options=options, takes_threads=True)
     from trt_yolo.export.weights import cache_folder
 
     options = {"model": str(path), "provider": name, "cache": str(cache_folder() / "onnxruntime")}
     return BackendSpec(factory=_ONNXRUNTIME_GPU, options=options | gpu.of_backend(), devices=gpu.devices)
+
+
+def chosen_spin(spin: Spin, *, workers: int, threads: int | None) -> bool:
+    """Whether threads of inferences on the CPU spin; the log says what `auto` has decided.
+
+    Args:
+        spin: What was asked for.
+        workers: Inferences at once.
+        threads: CPU threads of one; None divides the CPUs among them.
+    """
+    cpus = usable_cpus()
+    most = max(count for _, count in share_cores(cpus, workers, threads))
+    spins, reason = spins_on_cpu(spin, cpus, threads=most, workers=workers)
+    if reason:
+        _log.info("threads that wait %s: %s", "spin" if spins else "sleep", reason)
+    return spins
 
 
 def is_engine(model: str | Path) -> bool:
@@ -240,19 +265,23 @@ def _onnx_manifest(path: Path) -> Manifest:
 
 
 def load_backend(
-    model: str | Path | None = None, *, threads: int | None = None, provider: ProviderName = "auto"
+    model: str | Path | None = None,
+    *,
+    threads: int | None = None,
+    provider: ProviderName = "auto",
+    spin: Spin = "auto",
 ) -> Backend:
     """What is under `load`: letterboxed frames in, rows out. Arguments and errors are those of `load`."""
     check_counts(threads=threads)
-    gpu = GpuOptions(provider=provider)
+    gpu = GpuOptions(provider=provider, spin=spin)
     gpu.check(model, workers=0, slots=MOST_STREAMS)
-    return backend_spec(model, gpu=gpu).of_worker(0).build(threads or len(available_cores()))
+    return backend_spec(model, gpu=gpu, threads=threads).of_worker(0).build(threads or usable_cpus().count)
 
 
 def threads_of_worker(workers: int, threads: int | None) -> int:
     """CPU threads of one inference that a model loaded like that will have."""
     check_counts(workers=workers, threads=threads)
-    return share_cores(available_cores(), max(1, workers), threads)[0][1]
+    return share_cores(usable_cpus(), max(1, workers), threads)[0][1]
 
 
 _LEAST = {"workers": 0, "threads": 1, "decode_threads": 1, "slots": 2, "max_batch": 1}

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.bench.test_processor import write
 from tests.nvml import GPU, Binding
 from trt_yolo.bench.machine import Meanwhile, gpu_records, machine_record
-from trt_yolo.cores import available_cores
+from trt_yolo.cores import usable_cpus
 from trt_yolo.engine.device import devices
 from trt_yolo.telemetry import Nvml
 
@@ -20,7 +20,7 @@ THROTTLED = "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count"
 def test_this_machine() -> None:
     found = machine_record()
     assert json.loads(json.dumps(found)) == found
-    assert found["cores"] == len(available_cores())
+    assert found["cores"] == len(usable_cpus().cores)
     assert found["cpu"]
     assert {"numpy", "onnx"} <= found["packages"].keys()
     assert "" not in found["packages"].values()

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from trt_yolo.bench.processor import cpu_times, processor, throttle_count
-from trt_yolo.cores import available_cores
+from trt_yolo.bench.processor import cpu_times, int8_instructions, processor, throttle_count
+from trt_yolo.cores import usable_cpus
 
 CPU = "sys/devices/system/cpu"
 X86 = "".join(
@@ -104,7 +104,7 @@ def test_a_virtual_machine_on_arm(tmp_path: Path) -> None:
 
 def test_a_system_that_says_nothing(tmp_path: Path) -> None:
     found = processor(tmp_path)
-    assert (found.pop("cores"), found.pop("cores_of_machine")) == (len(available_cores()), os.cpu_count())
+    assert (found.pop("cores"), found.pop("cores_of_machine")) == (len(usable_cpus().cores), os.cpu_count())
     assert (found.pop("cpu_flags"), found.pop("mhz")) == ([], {"cur": None, "min": None, "max": None})
     assert set(found.values()) == {None}
 
@@ -123,56 +123,6 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert cpu_times(tmp_path) is None
 
 
-V2, V1 = "sys/fs/cgroup", "sys/fs/cgroup/cpu"
-
-
-@pytest.mark.parametrize(
-    ("files", "wanted"),
-    [
-        pytest.param({f"{V2}/cpu.max": "max 100000\n"}, None, id="no-limit"),
-        pytest.param(
-            {
-                "proc/self/cgroup": "0::/a/b\n",
-                f"{V2}/a/cpu.max": "50000 100000\n",
-                f"{V2}/a/b/cpu.max": "max 100000\n",
-            },
-            0.5,
-            id="of-a-group-around",
-        ),
-        pytest.param(
-            {
-                "proc/self/cgroup": "0::/a\n",
-                f"{V2}/a/cpu.max": "300000 100000\n",
-                f"{V2}/cpu.max": "200000 100000\n",
-            },
-            2.0,
-            id="the-least",
-        ),
-        pytest.param(
-            {f"{V1}/cpu.cfs_quota_us": "250000\n", f"{V1}/cpu.cfs_period_us": "100000\n"}, 2.5, id="version-1"
-        ),
-        pytest.param(
-            {
-                "proc/self/cgroup": "5:memory:/m\n4:cpu,cpuacct:/docker/x\n",
-                f"{V1}/docker/x/cpu.cfs_quota_us": "150000\n",
-                f"{V1}/docker/x/cpu.cfs_period_us": "100000\n",
-            },
-            1.5,
-            id="version-1-group",
-        ),
-        pytest.param(
-            {f"{V1}/cpu.cfs_quota_us": "-1\n", f"{V1}/cpu.cfs_period_us": "100000\n"},
-            None,
-            id="version-1-no-limit",
-        ),
-        pytest.param({"proc/self/cgroup": "nonsense", f"{V2}/cpu.max": "x y"}, None, id="nonsense"),
-        pytest.param({"proc/self/cgroup": "0::/../../x\n", f"{V2}/x/cpu.max": "1 1\n"}, 1.0, id="outside"),
-    ],
-)
-def test_what_a_control_group_grants(files: dict[str, str], wanted: float | None, tmp_path: Path) -> None:
-    assert processor(write(tmp_path, files))["cpu_limit"] == wanted
-
-
 @pytest.mark.parametrize(
     ("files", "wanted"),
     [
@@ -184,6 +134,22 @@ def test_what_a_control_group_grants(files: dict[str, str], wanted: float | None
 )
 def test_containers(files: dict[str, str], wanted: str | None, tmp_path: Path) -> None:
     assert processor(write(tmp_path, files))["container"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        ([], ""),
+        (["avx2", "fma"], ""),
+        (["avx2", "avx512f"], ""),
+        (["avx512_vnni", "avx_vnni", "amx_int8"], "AMX INT8, AVX512 VNNI, AVX-VNNI"),
+        (["avx2", "avx_vnni"], "AVX-VNNI"),
+        (["asimd"], ""),
+        (["asimd", "asimddp", "i8mm"], "i8mm, dot product"),
+    ],
+)
+def test_what_multiplies_bytes(flags: list[str], wanted: str) -> None:
+    assert int8_instructions(flags) == wanted
 
 
 SUPPLY = "sys/class/power_supply"
@@ -226,7 +192,7 @@ def test_times_of_guests_are_not_counted_twice(tmp_path: Path) -> None:
 
 def test_this_machine() -> None:
     found: dict[str, Any] = processor(Path("/"))
-    assert found["cores"] == len(available_cores())
+    assert found["cores"] == len(usable_cpus().cores)
     assert found["cores"] <= found["cores_of_machine"]
     if Path("/proc/meminfo").exists():
         assert 0.1 < found["memory_gb"] < 1e5

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commands import Command, Outcome, run_process
+from trt_yolo.cores import Cpus
 from trt_yolo.environment import FEATURES
 from trt_yolo.version import __version__
 
@@ -38,6 +39,28 @@ def test_the_cuda_binding_and_why(cli: Command, monkeypatch: pytest.MonkeyPatch)
     assert "CUDA binding: none (TRT_YOLO_CUDA is 'cupy'; give cuda-bindings or pycuda" in outcome.out
 
 
+@pytest.mark.parametrize(
+    ("quota", "flags", "wanted"),
+    [
+        (None, ["avx512_vnni"], ["2 of 64 CPUs (affinity)", "INT8 on the CPU: AVX512 VNNI"]),
+        (1.5, ["avx2"], ["2 of 64 CPUs (cgroup quota 1.5)", "INT8 on the CPU: no VNNI or its like"]),
+        (0.3, [], ["1 of 64 CPUs (cgroup quota 0.3)"]),
+    ],
+)
+def test_the_cpus_and_why(
+    quota: float | None, flags: list[str], wanted: list[str], cli: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpus = Cpus(cores=(0, 1), quota=quota, machine=64)
+    monkeypatch.setattr("trt_yolo.cores.usable_cpus", lambda: cpus)
+    monkeypatch.setattr(
+        "trt_yolo.bench.processor.processor", lambda root: {"cpu": "A processor", "cpu_flags": flags}
+    )
+    lines = [line for line in cli("doctor").out.splitlines() if line.startswith(("CPU: ", "INT8 on the CPU"))]
+    assert len(lines) == len(wanted)
+    assert all(part in line for part, line in zip(wanted, lines, strict=True)), lines
+    assert lines[0].startswith("CPU: A processor; ")
+
+
 def test_json(cli: Command) -> None:
     outcome = cli("doctor", "--json")
     assert (outcome.code, outcome.err) == (0, "")
@@ -46,7 +69,17 @@ def test_json(cli: Command) -> None:
     assert found["version"] == __version__
     assert {one["package"] for one in found["packages"]} >= {"numpy", "cuda-bindings", "tensorrt"}
     assert [one["name"] for one in found["features"]] == [feature.name for feature in FEATURES]
-    assert {"driver", "cuda", "gpus", "binding", "provider", "tensorrt", "engines", "notes"} <= set(found)
+    assert {"cpu", "driver", "cuda", "gpus", "binding", "provider", "tensorrt", "engines", "notes"} <= set(
+        found
+    )
+
+
+def test_hidden_files_are_no_engines(cli: Command, tmp_path: Path) -> None:
+    """macOS leaves ._a.engine beside a.engine on disks of other systems."""
+    for name in ("a.engine", "._a.engine"):
+        (tmp_path / name).write_bytes(b"no engine")
+    found = json.loads(cli("doctor", "--engines", tmp_path, "--json").out)
+    assert [engine["engine"] for engine in found["engines"]] == ["a.engine"]
 
 
 def test_what_is_installed_has_its_version(cli: Command) -> None:

@@ -26,7 +26,7 @@ from trt_yolo.export.graph import FLOAT, FLOAT16
 from trt_yolo.export.options import ExportOptions
 from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.manifest import METADATA_KEY
-from trt_yolo.precision import making
+from trt_yolo.precision import making, speed
 from trt_yolo.precision.calibration import Target
 from trt_yolo.precision.making import MethodChoice, PrecisionOptions
 from trt_yolo.precision.network import network_of
@@ -87,6 +87,7 @@ def int8(data: Path, tmp_path_factory: pytest.TempPathFactory) -> _Made:
 def cpu(data: Path, tmp_path_factory: pytest.TempPathFactory) -> _Made:
     with pytest.MonkeyPatch.context() as context:
         context.setattr(making, "_PROBES", 2)  # one method and a few probes: half the time
+        context.setattr(speed, "_SECONDS", 0.0)
         return _export(tmp_path_factory.mktemp("cpu"), data, target="cpu", method="mse", max_drop=1.5)
 
 
@@ -315,6 +316,14 @@ def test_int8_for_a_cpu_has_no_half_precision(cpu: _Made, float32: Path) -> None
     assert (cpu.path.parent / "demo-cpu.calibration.json").is_file()
     manifest = json.loads(cpu.path.with_name("demo-int8-cpu.onnx.json").read_text())
     assert (manifest["precision"], manifest["target"]) == ("int8", "cpu")
+
+
+def test_the_speed_is_measured_for_a_cpu_alone(cpu: _Made, int8: _Made) -> None:
+    assert cpu.accuracy.speedup is not None
+    assert cpu.accuracy.speedup > 0
+    assert cpu.accuracy.to_dict()["speedup"] == round(cpu.accuracy.speedup, 3)
+    assert ("measuring the speed", 0, 0) in cpu.stages
+    assert int8.accuracy.speedup is None
 
 
 # FP16

@@ -17,9 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_yolo.backends.base import Backend, Frames, Output, Rows, images_for_head, output_from_head
-from trt_yolo.cores import available_cores
+from trt_yolo.cores import usable_cpus
 from trt_yolo.errors import BackendError, InputError, MissingDependencyError, UnsupportedModelError
+from trt_yolo.file_kinds import kind_of
+from trt_yolo.interruption import uninterrupted
 from trt_yolo.manifest import METADATA_KEY, Manifest, manifest_from_json, manifest_from_ultralytics
+from trt_yolo.paths import absence, check_utf8
+from trt_yolo.spinning import spins_here
 
 _FATAL_ONLY = 4  # errors are raised, and said once by us
 
@@ -33,7 +37,9 @@ class OnnxRuntimeBackend(Backend):
 
     Args:
         model: Path of an `.onnx` file, or the file's bytes.
-        threads: CPU threads of one inference; None takes every core that this process may use.
+        threads: CPU threads of one inference; None takes one for each CPU that this process may use.
+        spin: Whether threads that wait for their part of an inference look for it without sleeping; None: see
+            `spinning.spins_here`.
 
     Raises:
         InputError: No such file.
@@ -42,19 +48,27 @@ class OnnxRuntimeBackend(Backend):
         MissingDependencyError: onnxruntime is not installed.
     """
 
-    def __init__(self, model: str | Path | bytes, *, threads: int | None = None) -> None:
-        self.threads = threads or len(available_cores())
+    def __init__(
+        self, model: str | Path | bytes, *, threads: int | None = None, spin: bool | None = None
+    ) -> None:
+        self.threads = threads or usable_cpus().count
+        spin = spins_here(self.threads) if spin is None else spin
         model = Path(model) if isinstance(model, str) else model
-        session = open_session(model, threads=self.threads)
+        session = open_session(model, threads=self.threads, spin=spin)
         origin = str(model) if isinstance(model, Path) else "the model"
         super().__init__(session_manifest(session, origin))
         self.session = session
-        self._origin = origin
+        self._origin, self._spin = origin, spin
         self._inputs = [node.name for node in session.get_inputs()]
         self._thresholds = np.zeros((2, 1), np.float32)  # conf, iou: read where they lie by every binding
         self._unconverged = np.zeros((self.manifest.batch.maximum, 1), np.float32)
         self._bindings: dict[tuple[int, int, int], Any] = {}
         self._image_dtype = np.float16 if "16" in session.get_inputs()[0].type else np.float32
+
+    @property
+    def about(self) -> dict[str, str]:
+        """See `Backend`."""
+        return {"threads": str(self.threads), "spin": "on" if self._spin else "off"}
 
     def feed(self, frames_bgr: Frames, conf: float, iou: float) -> dict[str, npt.NDArray[Any]]:
         """The session's inputs for a batch: for a head graph, the pre-processing is done here."""
@@ -121,12 +135,15 @@ class OnnxRuntimeBackend(Backend):
             ) from error
 
 
-def open_session(model: Path | bytes, *, threads: int, optimize: bool = True) -> Any:
+def open_session(
+    model: Path | bytes, *, threads: int, spin: bool | None = None, optimize: bool = True
+) -> Any:
     """An `onnxruntime.InferenceSession` of any ONNX model, on the CPU.
 
     Args:
         model: Path of an `.onnx` file, or the file's bytes.
         threads: CPU threads of one inference.
+        spin: Whether its threads wait without sleeping; None: see `spinning.spins_here`.
         optimize: Whether it is made ready to run, not only to be asked what it is.
 
     Raises:
@@ -135,7 +152,8 @@ def open_session(model: Path | bytes, *, threads: int, optimize: bool = True) ->
         MissingDependencyError: onnxruntime is not installed.
     """
     try:
-        import onnxruntime
+        with uninterrupted():  # Ctrl-C in the middle of it would look like a broken installation
+            import onnxruntime
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             "running a model needs ONNX Runtime: pip install 'trt-yolo[cpu]' "
@@ -149,6 +167,9 @@ def open_session(model: Path | bytes, *, threads: int, optimize: bool = True) ->
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
     options.intra_op_num_threads = threads
+    spin = spins_here(threads) if spin is None else spin
+    for pool in ("intra_op", "inter_op"):
+        options.add_session_config_entry(f"session.{pool}.allow_spinning", str(int(spin)))
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     content = str(existing(model)) if isinstance(model, Path) else model
@@ -158,6 +179,8 @@ def open_session(model: Path | bytes, *, threads: int, optimize: bool = True) ->
         )
     except Exception as error:
         name = str(model) if isinstance(model, Path) else "the model"
+        if isinstance(model, Path) and (kind := kind_of(model)):
+            raise BackendError(f"{name} is no ONNX model but {kind}") from error
         raise BackendError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load {name}: {first_line(error)}; "
             "export it again, or give the .onnx that trt-yolo or Ultralytics wrote"
@@ -173,12 +196,15 @@ def existing(path: Path) -> Path:
     """The path of an `.onnx` that is there.
 
     Raises:
-        InputError: It is not, or is a folder, or empty.
+        InputError: It is not, or is a folder, or empty, or cannot be read, or its name is not UTF-8.
     """
     if not os.path.exists(path):  # unlike Path.exists, never raises
-        raise InputError(f"no such file: {path}; give the path of an .onnx model")
+        raise InputError(f"{absence(path)}; give the path of an .onnx model")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the path of an .onnx model")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"cannot read {path}: Permission denied")
+    check_utf8(path)
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty; export the model again")
     return path
@@ -204,6 +230,11 @@ def session_manifest(session: Any, origin: str) -> Manifest:
         raise UnsupportedModelError(
             f"{origin} is no YOLOv8 model: its inputs are {given}; "
             "needed: one, of floating point (N, 3, H, W), or a graph that trt-yolo exported"
+        )
+    if 0 in inputs[0].shape:
+        raise UnsupportedModelError(
+            f"{origin} has an input of {tuple(inputs[0].shape)}, and with 0 ONNX Runtime runs nothing; "
+            "trt-yolo export makes a graph of it that runs"
         )
     return manifest_from_ultralytics(
         metadata,

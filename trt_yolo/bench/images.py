@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def write_frames(folder: Path, frame_hw: tuple[int, int]) -> list[Path]:
 def source_size_of(model: str | Path | None) -> tuple[int, int] | None:
     """Height and width of the frames of a model whose letterbox is in its graph, by the manifest beside it."""
     beside = None if model is None else Path(f"{model}.json")
-    if beside is None or not beside.is_file():
+    if beside is None or not os.path.isfile(beside):  # unlike Path.is_file, never raises
         return None
     try:
         return manifest_from_json(beside.read_text(), origin=str(beside)).source_hw

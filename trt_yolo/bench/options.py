@@ -16,6 +16,7 @@ from trt_yolo.bench.subject import Layout
 from trt_yolo.errors import InputError
 from trt_yolo.loading import GpuOptions
 from trt_yolo.media.decoding import DecoderName
+from trt_yolo.spinning import Spin
 
 _MOST_SETTINGS = 64
 _UNITS_MS = {"ms": 1.0, "us": 1e-3, "s": 1e3}
@@ -125,6 +126,7 @@ def layouts_of(
     devices: tuple[int, ...],
     graphs: bool,
     provider: ProviderName = "auto",
+    spin: Spin = "auto",
     decoder: DecoderName = "auto",
 ) -> tuple[Layout, ...]:
     """Every combination, in the order of their options.
@@ -142,7 +144,7 @@ def layouts_of(
             threads=thread,
             decode_threads=decode_threads,
             decoder=decoder,
-            gpu=GpuOptions(devices=devices, streams=stream, graphs=graphs, provider=provider),
+            gpu=GpuOptions(devices=devices, streams=stream, graphs=graphs, provider=provider, spin=spin),
         )
         for batch, worker, thread, stream in combined
     )

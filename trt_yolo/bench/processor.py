@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from trt_yolo.cores import available_cores
+from trt_yolo.cgroups import cpu_quota
+from trt_yolo.cores import usable_cpus
 
 _FLAGS = (
     "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "asimddp",
     "asimdhp", "i8mm", "bf16", "sve", "sve2",
 )  # fmt: skip
+_INT8 = {
+    "amx_int8": "AMX INT8", "avx512_vnni": "AVX512 VNNI", "avx_vnni": "AVX-VNNI", "i8mm": "i8mm",
+    "asimddp": "dot product",
+}  # fmt: skip
 # implementer and part of MIDR_EL1, as Linux's arch/arm64/include/asm/cputype.h has them
 _ARM_CORES = {
     "0x41 0xd03": "Cortex-A53", "0x41 0xd05": "Cortex-A55", "0x41 0xd07": "Cortex-A57", "0x41 0xd08": "Cortex-A72",
@@ -41,10 +45,10 @@ def processor(root: Path) -> dict[str, Any]:
     return {
         "cpu": _field(info, "model name") or _arm_cores(info) or _field(info, "Hardware") or board or None,
         "board": board or None,
-        "cores": len(available_cores()),
+        "cores": len(usable_cpus().cores),
         "cores_of_machine": len(re.findall(r"^processor\s*:", info, re.MULTILINE)) or os.cpu_count(),
         "smt": _switch(root / "sys/devices/system/cpu/smt/active"),
-        "cpu_limit": _cpu_limit(root),
+        "cpu_limit": cpu_quota(root),
         "cpu_flags": [flag for flag in _FLAGS if flag in flags],
         "virtual": _is_virtual(root, info, flags),
         "container": _container(root),
@@ -56,6 +60,16 @@ def processor(root: Path) -> dict[str, Any]:
         "memory_gb": _memory_gb(root),
         "load_1min": load(root),
     }
+
+
+def int8_instructions(flags: list[str]) -> str:
+    """What multiplies and adds 8-bit integers in one instruction; empty where nothing does.
+
+    Args:
+        flags: `cpu_flags` of `processor`.
+    """
+    names = [name for flag, name in _INT8.items() if flag in flags]
+    return ", ".join(dict.fromkeys(names))
 
 
 def cpu_times(root: Path) -> tuple[int, int] | None:
@@ -108,37 +122,6 @@ def _container(root: Path) -> str | None:
             return kind
     groups = _read(root / "proc/self/cgroup")
     return next((kind for kind in _CONTAINER_GROUPS if kind in groups), None)
-
-
-def _cpu_limit(root: Path) -> float | None:
-    """The cores that its control group, or one around it, grants; None for no limit."""
-    granted = [cores for folder in _control_groups(root) if (cores := _granted(folder)) is not None]
-    return min(granted, default=None)
-
-
-def _control_groups(root: Path) -> Iterator[Path]:
-    """The folders of the group of this process, and of those around it; of version 2, and of version 1's `cpu`."""
-    yield from (root / "sys/fs/cgroup", root / "sys/fs/cgroup/cpu")
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, inside = rest.partition(":")
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
-        path = PurePosixPath(inside)
-        for group in (path, *path.parents):
-            yield mount.joinpath(*(part for part in group.parts if part not in ("/", "..")))
-
-
-def _granted(folder: Path) -> float | None:
-    quota, _, period = _read(folder / "cpu.max").partition(" ")
-    if not period:
-        quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
-    try:
-        cores = int(quota) / int(period)
-    except (ValueError, ZeroDivisionError):
-        return None
-    return cores if cores > 0 else None
 
 
 def _governor(root: Path) -> str | None:

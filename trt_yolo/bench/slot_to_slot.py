@@ -21,7 +21,7 @@ import numpy.typing as npt
 from trt_yolo.bench.loads import closed_loop
 from trt_yolo.bench.scenario import Scenario
 from trt_yolo.bench.window import Window
-from trt_yolo.cores import available_cores, share_cores
+from trt_yolo.cores import share_cores, usable_cpus
 from trt_yolo.errors import BackendError, TrtYoloError, WorkerError
 from trt_yolo.runtime.inline import WorkerThread
 from trt_yolo.runtime.jobs import StageTimes, Thresholds
@@ -55,7 +55,7 @@ class FullSlots:
 
     def __init__(self, spec: BackendSpec, options: PoolOptions, frames: npt.NDArray[np.uint8]) -> None:
         self.posts: list[Post] = []
-        shares = share_cores(available_cores(), max(1, options.workers), options.threads)
+        shares = share_cores(usable_cpus(), max(1, options.workers), options.threads)
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
             for number, (cores, threads) in enumerate(shares):

@@ -26,7 +26,7 @@ from trt_yolo.bench.result import ModelFacts, Setting
 from trt_yolo.bench.scenario import Scenario
 from trt_yolo.bench.slot_to_slot import FullSlots, SlotToSlot
 from trt_yolo.bench.window import Contender
-from trt_yolo.cores import available_cores, default_decode_threads, share_cores
+from trt_yolo.cores import default_decode_threads, share_cores, usable_cpus
 from trt_yolo.errors import InputError
 from trt_yolo.export.writing import file_sha256
 from trt_yolo.loading import MOST_STREAMS, GpuOptions, backend_spec, check_counts
@@ -94,7 +94,7 @@ class Subject:
         self.name, self.spec, self.layout, self.paths = name, spec, layout, paths
         self._stack = contextlib.ExitStack()
         self.workers = layout.workers * len(layout.gpu.devices)
-        self._shares = share_cores(available_cores(), max(1, self.workers), layout.threads)
+        self._shares = share_cores(usable_cpus(), max(1, self.workers), layout.threads)
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
             first = self._backend(0)
@@ -124,7 +124,7 @@ class Subject:
             batch=self.batch,
             workers=self.workers,
             threads=self._shares[0][1],
-            decode_threads=self.options.decode_threads or default_decode_threads(len(available_cores())),
+            decode_threads=self.options.decode_threads or default_decode_threads(usable_cpus().count),
             streams=getattr(self._backends[0], "at_once", None) if self.spec.devices else None,
             devices=gpu.devices if self.spec.devices else (),
         )
@@ -207,5 +207,5 @@ def open_subject(model: str | None, layout: Layout, paths: Sequence[Path], name:
     """
     gpu = layout.gpu
     gpu.check(model, workers=layout.workers, slots=MOST_STREAMS + 2)
-    spec = backend_spec(model, gpu=gpu)
+    spec = backend_spec(model, gpu=gpu, workers=layout.workers, threads=layout.threads)
     return Subject(name, spec, layout, paths)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from trt_yolo.bench.reporting import Collected, Sample
 from trt_yolo.bench.result import Compared, Report, Run
 from trt_yolo.bench.statistics import PERCENTILES, Ratio
 from trt_yolo.bench.window import Window
+from trt_yolo.export.writing import write_files
 
 _STAGES = tuple(field.name for field in dataclasses.fields(Stages))
 _SHOWN = ("p50", "p90", "p99", "p99_9")
@@ -216,10 +218,11 @@ def write_csv(path: Path, report: Report) -> None:
         OSError: The file cannot be written.
     """
     rows = [row for run in report.runs for row in _flat(run)]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [])
+    writer.writeheader()
+    writer.writerows(rows)
+    write_files({path: text.getvalue().encode()})
 
 
 def _flat(run: Run) -> Iterator[dict[str, object]]:
@@ -263,14 +266,15 @@ def write_samples(path: Path, seen: Iterable[tuple[Collected, str, Sample]]) -> 
         OSError: The file cannot be written.
     """
     columns = ["model", "setting", "scenario", "scope", "window", "due_s", "begun_s", "ended_s", "images"]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*columns, "latency_ms"])
-        for run, name, sample in seen:
-            about = [run.facts.name, run.setting.label, run.scenario.label, name]
-            for number, window in enumerate(sample.windows):
-                for times in _times(window, sample.began_s):
-                    writer.writerow([*about, number, *times])
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([*columns, "latency_ms"])
+    for run, name, sample in seen:
+        about = [run.facts.name, run.setting.label, run.scenario.label, name]
+        for number, window in enumerate(sample.windows):
+            for times in _times(window, sample.began_s):
+                writer.writerow([*about, number, *times])
+    write_files({path: text.getvalue().encode()})
 
 
 def _times(window: Window, began_s: float) -> Iterator[list[object]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trt_yolo.bench.runtime import EndToEnd, RingCost
+    from trt_yolo.spinning import Spin
 
 _SECONDS = 120.0
 
@@ -20,6 +21,7 @@ def bench_runtime(
     seconds: float | None,
     workers: int | None,
     threads: int | None,
+    spin: Spin,
     only_json: bool,
 ) -> None:
     """Measures the ring, then the model from files to detections, and prints both."""
@@ -28,15 +30,15 @@ def bench_runtime(
     from trt_yolo.bench.runtime import bench_end_to_end, bench_ring, summary
     from trt_yolo.cli.bench import readable
     from trt_yolo.cli.render import print_json, progress_bar
-    from trt_yolo.cores import available_cores
+    from trt_yolo.cores import usable_cpus
     from trt_yolo.errors import InputError
     from trt_yolo.loading import load, load_backend, threads_of_worker
 
-    count = max(2, len(available_cores())) if workers is None else workers
+    count = max(2, usable_cpus().count) if workers is None else workers
     one = threads_of_worker(count, 1 if threads is None else threads)  # refuses before a minute has passed
     time_s = _SECONDS if seconds is None else Plan(seconds=seconds).seconds
     with contextlib.ExitStack() as stack:
-        bare = stack.enter_context(load_backend(model, threads=one))
+        bare = stack.enter_context(load_backend(model, threads=one, spin=spin))
         if bare.manifest.source_hw is not None:
             raise InputError(
                 f"--runtime measures letterboxing too, and {model} has its letterbox in the graph; "
@@ -54,7 +56,7 @@ def bench_runtime(
             bar.update(task, description=what)
 
         ring = bench_ring(say)
-        loaded = stack.enter_context(load(model, workers=count, threads=one, max_batch=batch))
+        loaded = stack.enter_context(load(model, workers=count, threads=one, max_batch=batch, spin=spin))
         end_to_end = bench_end_to_end(
             loaded, bare, paths, weights=_weights(model), seconds=time_s, progress=say
         )

@@ -1,7 +1,9 @@
-"""`trt-yolo doctor`: what is installed, what is missing for what, which GPUs answer, which engines load here."""
+"""`trt-yolo doctor`: what is installed, what is missing for what, which CPUs and GPUs there are, which engines
+load."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +24,7 @@ def doctor(
     from trt_yolo.engine.loadable import this_machine
 
     here = this_machine()
-    found = _software() | _hardware(here) | {"engines": _engines(engines, here)}
+    found = _software() | _processor() | _hardware(here) | {"engines": _engines(engines, here)}
     if json_line:
         print_json(found)
     else:
@@ -44,6 +46,24 @@ def _software() -> Found:
         "packages": [dataclasses.asdict(one) for one in probes.values()],
         "features": [{**dataclasses.asdict(one), "missing": missing(one, probes)} for one in FEATURES],
         "notes": warnings(probes),
+    }
+
+
+def _processor() -> Found:
+    from trt_yolo.bench.processor import int8_instructions, processor
+    from trt_yolo.cores import usable_cpus
+
+    cpus, facts = usable_cpus(), processor(Path("/"))
+    return {
+        "cpu": {
+            "name": facts["cpu"],
+            "cpus": cpus.count,
+            "of": cpus.machine,
+            "why": cpus.reason,
+            "quota": cpus.quota,
+            "flags": facts["cpu_flags"],
+            "int8": int8_instructions(facts["cpu_flags"]),
+        }
     }
 
 
@@ -93,7 +113,8 @@ def _engines(folder: Path, here: Here) -> list[Found]:
 
 def _engine_files(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix in (".engine", ".plan"))
+        names = [name for name in os.listdir(folder) if not name.startswith(".")]  # as macOS's ._a.engine
+        return sorted(folder / name for name in names if name.endswith((".engine", ".plan")))
     except OSError:  # not there, no folder, not readable: nothing to look at
         return []
 
@@ -106,7 +127,7 @@ def _show(found: Found, folder: Path) -> None:
         ["package", "version", "state"],
         [[one["package"], one["version"] or "-", one["state"]] for one in found["packages"]],
     )
-    for line in (*_hardware_lines(found), *_feature_lines(found)):
+    for line in (*_processor_lines(found["cpu"]), *_hardware_lines(found), *_feature_lines(found)):
         typer.echo(line)
     if found["engines"]:
         rows = [
@@ -114,6 +135,17 @@ def _show(found: Found, folder: Path) -> None:
             for one in found["engines"]
         ]
         print_table(f"engines in {folder}", ["engine", "built with", "loads here"], rows)
+
+
+def _processor_lines(cpu: Found) -> list[str]:
+    lines = [f"CPU: {cpu['name'] or 'name unknown'}; {cpu['cpus']} of {cpu['of']} CPUs ({cpu['why']})"]
+    if cpu["int8"]:
+        lines.append(f"INT8 on the CPU: {cpu['int8']}")
+    elif cpu["flags"]:
+        lines.append(
+            "INT8 on the CPU: no VNNI or its like, without which it is no faster than FP32; use FP32"
+        )
+    return lines
 
 
 def _hardware_lines(found: Found) -> list[str]:

@@ -1,16 +1,33 @@
-"""The options that several commands have in common: which GPUs, what runs an `.onnx`, what decodes files."""
+"""The options that several commands have in common: which GPUs, what runs an `.onnx`, what decodes
+files, how threads wait."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+if TYPE_CHECKING:
+    from trt_yolo.spinning import Spin
 
 DevicesOption = Annotated[str, typer.Option(help="GPUs, such as 0,1.")]
 ProviderOption = Annotated[
     str, typer.Option(help="For an .onnx: auto, cpu, cuda, tensorrt or nv-tensorrt-rtx.")
 ]
 DecoderOption = Annotated[str, typer.Option(help="What decodes files: cpu, gpu, or auto, the faster one.")]
+SpinOption = Annotated[
+    Optional[bool],  # noqa: UP045
+    typer.Option(
+        "--spin/--no-spin",
+        help="Wait without sleeping, on a GPU and on the CPU: lowest latency, if nobody else wants the CPU.",
+        show_default="auto: on the CPU, where it is free",
+    ),
+]
+
+
+def spin_of(flag: bool | None) -> Spin:
+    """What `--spin`, `--no-spin` or neither asks for."""
+    return "auto" if flag is None else flag
 
 
 def devices_of(text: str) -> list[int]:

@@ -40,7 +40,8 @@ class HeadRunner:
     Args:
         model: Path of a `.pt` or an `.onnx`, or an ONNX file's bytes.
         imgsz_hw: Height and width of the input, in pixels; None takes the model's own. Only a `.pt` takes others.
-        threads: CPU threads of one inference; None takes every core that this process may use.
+        threads: CPU threads of one inference; None takes one for each CPU that this process may use.
+        spin: Whether its threads wait without sleeping; None: see `spinning.spins_here`.
 
     Raises:
         InputError: No such file, or a size that the model does not have.
@@ -56,10 +57,12 @@ class HeadRunner:
         *,
         imgsz_hw: tuple[int, int] | None = None,
         threads: int | None = None,
+        spin: bool | None = None,
     ) -> None:
         model = Path(model) if isinstance(model, str) else model
         self._origin = "the model" if isinstance(model, bytes) else str(model)
-        self._backend = OnnxRuntimeBackend(_graph(model, imgsz_hw, self._origin), threads=threads)
+        graph = _graph(model, imgsz_hw, self._origin)
+        self._backend = OnnxRuntimeBackend(graph, threads=threads, spin=spin)
         self.manifest = _manifest(self._backend)
         if imgsz_hw not in (None, self.manifest.imgsz_hw):
             raise InputError(

@@ -22,7 +22,8 @@ from trt_yolo.demo.scenes import write_yolo_dataset
 from trt_yolo.errors import DownloadError, ImageError, InputError
 from trt_yolo.evaluation.dataset import Labels, dataset_from_yaml, labels_of
 from trt_yolo.export.weights import fetch_coco128
-from trt_yolo.media.images import find_images, read_image
+from trt_yolo.media.images import read_image
+from trt_yolo.media.sources import find_images
 from trt_yolo.vision.letterbox import fit_letterbox, letterbox_into
 
 LEAST_IMAGES = 16

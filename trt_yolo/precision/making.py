@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from trt_yolo.cores import available_cores
+from trt_yolo.cores import usable_cpus
 from trt_yolo.errors import InputError
 from trt_yolo.precision.calibration import Calibration, Target, calibration_of
 from trt_yolo.precision.calibration_cache import CalibrationCache
@@ -32,6 +32,7 @@ from trt_yolo.precision.overflow import overflowing_nodes
 from trt_yolo.precision.report import KeptLayer, MethodResult, PrecisionReport
 from trt_yolo.precision.scales import METHODS, Method
 from trt_yolo.precision.search import Sensitivity, sensitivities, worth_keeping
+from trt_yolo.precision.speed import speed_here
 
 MethodChoice = Literal["auto", "minmax", "percentile", "mse", "l2.4", "entropy"]
 
@@ -81,7 +82,7 @@ def fp16_unjudged(network: Network, frames: npt.NDArray[np.uint8], *, finish: Fi
         frames: (N, H, W, 3) uint8, letterboxed, to look for overflow with.
         finish: Makes artifacts of head graphs.
     """
-    overflowing = overflowing_nodes(network, lambda: frames, threads=len(available_cores()))
+    overflowing = overflowing_nodes(network, lambda: frames, threads=usable_cpus().count)
     return finish(fp16_from_float(network.model, network, keep_fp32=overflowing))
 
 
@@ -112,7 +113,7 @@ class PrecisionMaker:
         self._float_artifact = float_artifact
         self._finish = finish
         self._progress = progress or (lambda what, done, total: None)
-        self._threads = len(available_cores())
+        self._threads = usable_cpus().count
         self._frames = frames_of(images.calibration, imgsz_hw)
         probes = frames_of(spread(images.calibration, _PROBES), imgsz_hw)
         self._probes: Sequence[npt.NDArray[np.uint8]] = list(probes())
@@ -174,6 +175,8 @@ class PrecisionMaker:
             options.target, start, passed, {one.convolution.output: one for one in ordered}
         )
         report = self._report("int8", options, passed, kept=kept)
+        if options.target == "cpu":
+            report = self._with_speed(report, passed.model)
         return passed.model, dataclasses.replace(
             report,
             method=chosen,
@@ -182,6 +185,11 @@ class PrecisionMaker:
             calibration_reused=reused,
             int8_share=self._int8_share(passed.kept),
         )
+
+    def _with_speed(self, report: PrecisionReport, model: bytes) -> PrecisionReport:
+        self._progress("measuring the speed", 0, 0)
+        ratio, instructions = speed_here(self._float_artifact, model, self._probes[0], threads=self._threads)
+        return dataclasses.replace(report, speedup=ratio, instructions=instructions)
 
     def _calibrate(self, target: Target) -> dict[Method, Calibration]:
         network = self._network

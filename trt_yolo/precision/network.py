@@ -103,14 +103,15 @@ def network_of(head: onnx.ModelProto, *, origin: str) -> Network:
         raise InputError(
             f"{origin} is quantized already; give the .pt, or the float32 graph that it was made from"
         )
-    if graph.input[0].type.tensor_type.elem_type != FLOAT:
-        raise InputError(
-            f"{origin} has half precision already; give the .pt, or a float32 graph (Ultralytics: half=False)"
-        )
     stored = {tensor.name: tensor for tensor in graph.initializer}
     found = [node for node in graph.node if node.op_type == "Conv" and not _is_dfl(node, stored)]
     if not found:
         raise UnsupportedModelError(f"{origin} has no convolutions; give a YOLOv8 detection model")
+    weights = {stored[node.input[1]].data_type for node in found if node.input[1] in stored}
+    if graph.input[0].type.tensor_type.elem_type != FLOAT or not weights <= {FLOAT}:
+        raise InputError(
+            f"{origin} has half precision already; give the .pt, or a float32 graph (Ultralytics: half=False)"
+        )
     for node in found:
         if node.input[1] not in stored:
             raise UnsupportedModelError(

@@ -61,6 +61,8 @@ class PrecisionReport:
         kept: Layers that were left in floating point.
         bytes_before: Size of the float artifact.
         bytes_after: Size of this one.
+        speedup: How many times as fast as the float artifact, where it was exported; None: not for this processor.
+        instructions: What that processor multiplies 8 bits with; empty where it has nothing for that.
     """
 
     precision: str
@@ -78,6 +80,8 @@ class PrecisionReport:
     kept: list[KeptLayer] = field(default_factory=list)
     bytes_before: int = 0
     bytes_after: int = 0
+    speedup: float | None = None
+    instructions: str = ""
 
     @property
     def drop(self) -> float:
@@ -104,6 +108,8 @@ class PrecisionReport:
             "kept_fp16": [dataclasses.asdict(one) for one in self.kept],
             "bytes_before": self.bytes_before,
             "bytes_after": self.bytes_after,
+            "speedup": None if self.speedup is None else round(self.speedup, 3),
+            "instructions": self.instructions,
             "size_ratio": round(self.bytes_after / max(self.bytes_before, 1), 4),
         }
 

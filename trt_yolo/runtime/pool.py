@@ -22,7 +22,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from trt_yolo.cores import available_cores, default_decode_threads, share_cores
+from trt_yolo.cores import default_decode_threads, share_cores, usable_cpus
 from trt_yolo.detections import Detections
 from trt_yolo.errors import BackendError, ClosedError, TrtYoloError, WorkerError
 from trt_yolo.manifest import Manifest
@@ -68,7 +68,7 @@ class Pool:
         self._folder = _working_directory()
         self._is_copy = False
         self._backend = backend
-        self._shares = share_cores(available_cores(), max(1, options.workers), options.threads)
+        self._shares = share_cores(usable_cpus(), max(1, options.workers), options.threads)
         self._jobs: set[Job] = set()
         self._idle = threading.Event()
         self._closing: Exception | None = None
@@ -95,7 +95,7 @@ class Pool:
         )
         self._feeder = Feeder(
             self._batcher,
-            threads=options.decode_threads or default_decode_threads(len(available_cores())),
+            threads=options.decode_threads or default_decode_threads(usable_cpus().count),
             decode=decoder_for(options.decoder, device=self.device),
             take_answers=self._supervisor.answers.wait,
             on_failure=self._fail,

@@ -31,7 +31,8 @@ class WorkerStats:
         restarts: How often it was replaced.
         queue_ms: What a batch waited for it, mean, in milliseconds.
         infer_ms: What a batch took in the backend, mean, in milliseconds.
-        about: What its backend says of itself: on a GPU which, how slots reach it, and whether graphs are captured.
+        about: What its backend says of itself: on a GPU which, how slots reach it, and whether graphs are captured;
+            on the CPU how many threads it has, and whether they spin.
     """
 
     worker: int

@@ -13,7 +13,6 @@ import select
 import shlex
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -26,6 +25,7 @@ from trt_yolo.bench.peers import PeerOptions
 from trt_yolo.bench.peers.interface import Rows
 from trt_yolo.bench.window import Window
 from trt_yolo.errors import BackendError
+from trt_yolo.interpreter import executable, fresh_python
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -52,6 +52,7 @@ class PeerProcess:
 
     Raises:
         BackendError: It could not start.
+        WorkerError: This program has no Python interpreter to start.
     """
 
     def __init__(self, name: str, options: PeerOptions) -> None:
@@ -61,9 +62,14 @@ class PeerProcess:
         self._is_closed = False
         self._folder = tempfile.TemporaryDirectory(prefix="trt-yolo-peer-", ignore_cleanup_errors=True)
         self._stderr = Path(self._folder.name) / "stderr"
-        with self._stderr.open("wb") as stderr:
+        arguments = [name, json.dumps(options)]
+        with (
+            self._stderr.open("wb") as stderr,
+            fresh_python("trt_yolo.bench.peers.serving:main", arguments) as (command, file),
+        ):
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "trt_yolo.bench.peers", name, json.dumps(options)],
+                command,
+                pass_fds=[file],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -180,5 +186,5 @@ class PeerProcess:
     def _command(self) -> str:
         """Runs the same on a few images, where a person can see what it says."""
         options = {**self._options, "images": self._options.get("images", [])[:1]}
-        words = [sys.executable, "-m", "trt_yolo.bench.peers", self.name, json.dumps(options)]
+        words = [executable(), "-m", "trt_yolo.bench.peers", self.name, json.dumps(options)]
         return shlex.join([*words, str(_IMAGES_TO_SEE_WHY)])
