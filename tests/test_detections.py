@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,15 @@ def test_iterating_gives_box_confidence_class(three: Detections) -> None:
         pytest.param(np.zeros(3, bool), [], id="mask-of-none"),
         pytest.param([2, 0], [2, 0], id="positions"),
         pytest.param(np.array([1]), [1], id="array-of-positions"),
+        pytest.param([], [], id="no-positions"),
+        pytest.param([-1, 0], [2, 0], id="from-the-end"),
+        pytest.param([True, False, False], [0], id="list-of-booleans"),
+        pytest.param(range(1, 3), [1, 2], id="range"),
+        pytest.param(0, [0], id="first"),
+        pytest.param(-1, [2], id="last"),
+        pytest.param(np.int64(1), [1], id="numpy-integer"),
+        pytest.param(np.uint8(2), [2], id="unsigned"),
+        pytest.param(np.array(1), [1], id="array-without-axes"),
     ],
 )
 def test_indexing_picks_the_same_of_every_field(three: Detections, index: Any, positions: list[int]) -> None:
@@ -91,6 +101,77 @@ def test_indexing_picks_the_same_of_every_field(three: Detections, index: Any, p
     np.testing.assert_array_equal(picked.xyxy, three.xyxy[np.array(positions, int)])
     np.testing.assert_array_equal(picked.confidence, three.confidence[np.array(positions, int)])
     assert (picked.names, picked.image_hw) == (three.names, three.image_hw)
+
+
+@pytest.mark.parametrize(
+    ("index", "error", "message"),
+    [
+        pytest.param(3, IndexError, "no detection 3: there are 3", id="past-the-end"),
+        pytest.param(-4, IndexError, "no detection -4: there are 3", id="before-the-start"),
+        pytest.param([0, 9], IndexError, "no detection 9: there are 3", id="a-position-past-the-end"),
+        pytest.param(np.ones(2, bool), IndexError, "a mask of 2 for 3 detections", id="mask-too-short"),
+        pytest.param(np.ones(4, bool), IndexError, "a mask of 4 for 3 detections", id="mask-too-long"),
+        pytest.param("x", TypeError, r"detections\['x'\]: give a position", id="text"),
+        pytest.param(None, TypeError, "give a position", id="none"),
+        pytest.param(True, TypeError, "give a position", id="boolean"),
+        pytest.param(1.0, TypeError, "give a position", id="float"),
+        pytest.param(np.zeros(3), TypeError, "give a position", id="floats"),
+        pytest.param((0, 1), TypeError, "give a position", id="two-axes"),
+        pytest.param([[0], [1, 2]], TypeError, "give a position", id="ragged"),
+        pytest.param(np.ones((3, 4), bool), TypeError, "give a position", id="mask-of-boxes"),
+        pytest.param(["a"] * 100_000, TypeError, "give a position", id="long"),
+    ],
+)
+def test_what_picks_no_rows_is_refused_in_one_line(
+    three: Detections, index: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        _ = three[index]
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("index", "count"),
+    [(slice(None), 0), ([], 0), (np.zeros(0, bool), 0), (np.array([]), 0), (0, None), (-1, None)],
+    ids=str,
+)
+def test_picking_from_nothing(index: Any, count: int | None) -> None:
+    empty = Detections.empty(names=NAMES, image_hw=(3, 4))
+    if count is None:
+        with pytest.raises(IndexError, match="there are 0"):
+            _ = empty[index]
+    else:
+        assert empty[index].xyxy.shape == (0, 4)
+        assert (empty[index].names, empty[index].image_hw) == (NAMES, (3, 4))
+
+
+@pytest.mark.parametrize(
+    "index",
+    [0, -1, slice(0, 2), slice(None, None, -1), [2, 0], np.array([True, False, True]), np.array([1])],
+    ids=str,
+)
+def test_picking_is_as_in_supervision(three: Detections, index: Any) -> None:
+    theirs = three.to_supervision()[index]
+    assert isinstance(theirs, type(three.to_supervision()))
+    np.testing.assert_array_equal(three[index].xyxy, theirs.xyxy)
+    np.testing.assert_array_equal(three[index].class_id, np.asarray(theirs.class_id))
+
+
+def test_rows_one_by_one_are_all_of_it(three: Detections) -> None:
+    rows = [three[number] for number in range(len(three))]
+    assert [len(row) for row in rows] == [1, 1, 1]
+    assert [row.to_dicts()[0] for row in rows] == three.to_dicts()
+
+
+@pytest.mark.parametrize("picked", [slice(None), 1, slice(0, 0)], ids=str)
+def test_detections_pickle(three: Detections, picked: Any) -> None:
+    given = three[picked]
+    read = pickle.loads(pickle.dumps(given))
+    for name in ("xyxy", "confidence", "class_id"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(given, name))
+        assert getattr(read, name).dtype == getattr(given, name).dtype
+    assert (read.names, read.image_hw) == (given.names, given.image_hw)
 
 
 def test_to_dicts_gives_plain_rounded_values(three: Detections) -> None:

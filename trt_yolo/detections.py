@@ -5,6 +5,7 @@ Field names are those of roboflow `supervision`, so that what is written for one
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -72,10 +73,16 @@ class Detections:
         for box, confidence, class_id in zip(self.xyxy, self.confidence, self.class_id, strict=True):
             yield box, float(confidence), int(class_id)
 
-    def __getitem__(self, index: slice | npt.NDArray[Any] | list[int]) -> Detections:
-        """The detections of that slice, boolean mask or list of positions."""
+    def __getitem__(self, index: int | slice | list[int] | list[bool] | npt.NDArray[Any]) -> Detections:
+        """The detection at that position, as one row; or those of a slice, a boolean mask, a list of positions.
+
+        Raises:
+            IndexError: A position outside, or a mask of another length.
+            TypeError: Anything else.
+        """
+        rows = index if isinstance(index, slice) else _rows(index, len(self))
         return Detections(
-            self.xyxy[index], self.confidence[index], self.class_id[index], self.names, self.image_hw
+            self.xyxy[rows], self.confidence[rows], self.class_id[rows], self.names, self.image_hw
         )
 
     def name(self, class_id: int) -> str:
@@ -112,3 +119,26 @@ class Detections:
             class_id=self.class_id.copy(),
             data={"class_name": np.array([self.name(index) for index in self.class_id.tolist()], str)},
         )
+
+
+def _rows(index: object, count: int) -> npt.NDArray[Any]:
+    """Positions or a boolean mask, (N,), of what an index means among so many rows; see `__getitem__`."""
+    try:
+        rows = np.asarray(index)
+    except ValueError:  # a list of lists of several lengths
+        rows = np.empty((), object)
+    if rows.shape == (0,) and rows.dtype.kind == "f":  # an empty list
+        rows = rows.astype(np.int64)
+    if rows.dtype.kind == "b" and rows.ndim == 1:
+        if len(rows) != count:
+            raise IndexError(f"a mask of {len(rows)} for {count} detections; give one boolean for each")
+        return rows
+    if rows.dtype.kind not in "iu" or rows.ndim > 1 or isinstance(index, tuple):
+        raise TypeError(
+            f"detections[{reprlib.repr(index)}]: give a position, a slice, a mask of booleans, or a list of positions"
+        )
+    rows = np.atleast_1d(rows).astype(np.int64)
+    outside = rows[(rows < -count) | (rows >= count)]
+    if outside.size:
+        raise IndexError(f"no detection {outside[0]}: there are {count}")
+    return rows

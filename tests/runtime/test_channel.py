@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -155,3 +157,20 @@ def test_the_end_inherited_as_a_descriptor_is_the_same_end(pair: Pair) -> None:
     one.send({"to": "child"})
     assert inherited.receive(timeout_s=5) == ({"to": "child"}, [])
     inherited.close()
+
+
+@pytest.mark.parametrize("fds", [[], [0]], ids=["message", "with-descriptors"])
+def test_a_program_that_does_not_ignore_sigpipe_survives_the_other_sides_end(fds: list[int]) -> None:
+    script = f"""
+import signal
+from trt_yolo.runtime.channel import Channel
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+one, other = Channel.pair()
+other.close()
+try:
+    one.send({{}}, {fds})
+except BrokenPipeError:
+    print("gone")
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "gone\n")

@@ -217,7 +217,7 @@ def test_whatever_the_source_raises_is_raised_by_the_stream(model: Model, kind: 
         list(model.stream(source()))
 
 
-@pytest.mark.parametrize("source", [5, None, object()], ids=["number", "none", "object"])
+@pytest.mark.parametrize("source", [5.0, None, object()], ids=["number", "none", "object"])
 def test_what_cannot_be_iterated_is_a_type_error(model: Model, source: Any) -> None:
     with pytest.raises(TypeError, match="is not iterable"):
         list(model.stream(source))

@@ -12,7 +12,7 @@ import pytest
 import trt_yolo
 from tests.runtime.models import marked, pids, pool_model, tiny_manifest
 from trt_yolo.backends.null import NullBackend
-from trt_yolo.cores import available_cores, share_cores
+from trt_yolo.cores import share_cores, usable_cpus
 from trt_yolo.demo.scenes import scene
 from trt_yolo.runtime import supervision
 from trt_yolo.runtime.ring import Ring, State, Task
@@ -26,18 +26,18 @@ pytestmark = pytest.mark.timeout(60)
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity on this system")
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_workers_share_the_cores(workers: int) -> None:
-    shares = share_cores(available_cores(), workers, None)
+    shares = share_cores(usable_cpus(), workers, None)
     with pool_model("Faulty", workers=workers) as model:
         for pid, (cores, _) in zip(pids(model), shares, strict=True):
-            assert sorted(os.sched_getaffinity(pid)) == (cores or available_cores())
+            assert sorted(os.sched_getaffinity(pid)) == (cores or list(usable_cpus().cores))
         assert model.threads == shares[0][1]
 
 
 def test_more_threads_than_a_share_has_cores_use_them_all() -> None:
-    many = len(available_cores()) + 1
+    many = usable_cpus().count + 1
     with pool_model("Faulty", workers=2, threads=many) as model:
         assert model.threads == many
-        assert all(sorted(os.sched_getaffinity(pid)) == available_cores() for pid in pids(model))
+        assert all(sorted(os.sched_getaffinity(pid)) == list(usable_cpus().cores) for pid in pids(model))
 
 
 def test_onnxruntime_gets_the_threads_of_its_share(demo_onnx: Path) -> None:

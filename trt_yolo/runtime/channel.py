@@ -6,6 +6,7 @@ When either side's process ends, the kernel closes its end and the other side re
 
 from __future__ import annotations
 
+import array
 import json
 import os
 import socket
@@ -15,6 +16,7 @@ from typing import Any
 
 _LENGTH = struct.Struct("=I")
 _MOST_FDS = 8
+_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)  # a program in which SIGPIPE is not ignored must not die of it
 
 
 class Channel:
@@ -51,10 +53,11 @@ class Channel:
         data = json.dumps(message).encode()
         head = _LENGTH.pack(len(data))
         if fds:
-            socket.send_fds(self._socket, [head], list(fds))
-            self._socket.sendall(data)
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+            self._socket.sendmsg([head], ancillary, _FLAGS)  # socket.send_fds forgets its flags
+            self._socket.sendall(data, _FLAGS)
         else:
-            self._socket.sendall(head + data)
+            self._socket.sendall(head + data, _FLAGS)
 
     def receive(self, *, timeout_s: float | None = None) -> tuple[dict[str, Any], list[int]] | None:
         """The next message and its descriptors, which are then the caller's; None when the other side is gone.

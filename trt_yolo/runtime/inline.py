@@ -35,6 +35,7 @@ class WorkerThread:
         self.manifest: Manifest | None = None
         self.ring: Ring | None = None
         self.is_ready = False
+        self.doing = "loading the model"
         self.at_once = 1
         self.about: dict[str, str] = {}
         self._spec = spec

@@ -19,6 +19,7 @@ from trt_yolo.detections import Detections
 from trt_yolo.errors import FrameError, ImageError, InputError
 from trt_yolo.media.decoding import Decode
 from trt_yolo.media.images import read_image
+from trt_yolo.media.sources import check_source
 from trt_yolo.vision.letterbox import Letterbox, boxes_to_source
 
 Image = npt.NDArray[np.uint8]
@@ -99,13 +100,30 @@ class Death:
 
     Attributes:
         cause: In words.
-        from_outside: It was killed by somebody else, which need not be the frame's fault.
+        from_outside: It was killed by somebody else, or may have been: that need not be the frame's fault.
         is_torn: Something wrote to its memory: what lies there is no answer.
     """
 
     cause: str
     from_outside: bool = False
     is_torn: bool = False
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class VideoFrame:
+    """One frame of a video file, or why the file has no more.
+
+    Attributes:
+        path: The file.
+        number: Its place among the frames that could be decoded, from 0; None where `error` is the file's.
+        image: (H, W, 3) uint8 BGR.
+        error: What is wrong with the file.
+    """
+
+    path: Path
+    number: int | None = None
+    image: Image | None = None
+    error: ImageError | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -130,6 +148,8 @@ class Job:
         on_end: Called once, from any thread, when `detections` or `error` is there.
         order: Its place among those of its stream.
         index: Its place in its source.
+        video: The file that it is a frame of.
+        number: Its place in that video.
         group: The batch that it belongs to, if that was said.
         keep_image: Whether `image` stays after the end.
         image: The source's pixels while they are needed.
@@ -147,6 +167,8 @@ class Job:
     on_end: Callable[[Job], None] = lambda _: None
     order: int = 0
     index: int = 0
+    video: Path | None = None
+    number: int | None = None
     group: Group | None = None
     keep_image: bool = False
     image: Image | None = None
@@ -165,6 +187,8 @@ class Job:
     @property
     def label(self) -> str:
         """What errors call it."""
+        if self.video is not None and not self.name:
+            return f"{self.video}, frame {self.number}"
         return self.name or (str(self.source) if isinstance(self.source, Path) else f"frame {self.index}")
 
     def load(self, decode: Decode | None = None) -> Image:
@@ -239,8 +263,10 @@ def source_of(given: object) -> Image | Path:
 
     Raises:
         ImageError: Neither, or an array of another shape or type.
+        InputError: A name that stands for no file: an address, a camera.
     """
     if isinstance(given, str | Path):
+        check_source(given)
         return Path(given)
     if not isinstance(given, np.ndarray):
         raise ImageError(f"a {type(given).__name__} is no image; give a path or a (H, W, 3) uint8 BGR array")

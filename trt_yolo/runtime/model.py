@@ -12,15 +12,14 @@ from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, 
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import numpy as np
 
 from trt_yolo.detections import Detections
-from trt_yolo.errors import ClosedError, WorkerError
+from trt_yolo.errors import ClosedError, InputError, WorkerError
 from trt_yolo.manifest import Manifest
-from trt_yolo.media.images import find_images
-from trt_yolo.media.video import is_video, read_video
+from trt_yolo.media.sources import check_source, find_sources
 from trt_yolo.runtime.jobs import (
     DEFAULT_CONF,
     DEFAULT_IOU,
@@ -95,6 +94,12 @@ class Model:
     def close(self) -> None:
         """Lets what is under way end, then ends the workers; calling twice is fine."""
         self._pool.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise InputError(
+            "a Model holds processes and memory of this program, and can neither be pickled nor copied; give the "
+            "other process the model's path and load it there (threads may share the Model itself)"
+        )
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a str is a Sequence[str]; the first overload wins
@@ -258,12 +263,13 @@ class Model:
     ) -> Iterator[Result]:
         """One `Result` for each image of a source, which is read ahead in a thread of its own.
 
-        A frame that fails is a result with an error; the stream goes on. Frames are let in as results are taken:
+        A frame that fails is a result with an error, as is, after its frames, a video that is damaged; the stream
+        goes on. Frames are let in as results are taken:
         a slow consumer slows the source, or with another policy than `block` makes it drop frames.
 
         Args:
-            source: Anything that yields images, (H, W, 3) uint8 BGR, or paths of image files; or the name of an
-                image, a video, a folder, a glob pattern. An array must not change while its frame is under way.
+            source: Anything that yields images, (H, W, 3) uint8 BGR, or paths of images and videos; or the name of
+                an image, a video, a folder, a glob pattern. An array must not change while its frame is under way.
             conf: Confidence must be above it, 0 to 1.
             iou: NMS drops a box that overlaps a better one of its class by more, 0 to 1.
             classes: Only these class ids; None for all.
@@ -281,7 +287,7 @@ class Model:
         options = StreamOptions(
             ordered=ordered, policy=policy, in_flight=in_flight, name=name, keep_images=keep_images
         )
-        images = self._images_of(source) if isinstance(source, str | Path) else source
+        images = _items_of(source)
         self._refuse_in_callback()
         return self._results(images, thresholds, options)
 
@@ -310,16 +316,10 @@ class Model:
         options = StreamOptions(
             ordered=ordered, policy=policy, in_flight=in_flight, name=name, keep_images=keep_images
         )
-        images = self._images_of(source) if isinstance(source, str | Path) else source
+        images = _items_of(source)
         stream = Stream(self._pool, thresholds, options)
         async for result in async_results(stream, images):
             yield result
-
-    def _images_of(self, source: str | Path) -> Iterable[Image | Path]:
-        """What a name stands for: a video's frames, or image files."""
-        if is_video(source):
-            return read_video(source, decoder=self._pool.options.decoder, device=self._pool.device)
-        return find_images([str(source)])
 
     def stats(self) -> Stats:
         """What the runtime has done so far: frames, drops, restarts, where the time goes."""
@@ -331,6 +331,21 @@ class Model:
                 "called from a future's callback, which runs in the thread that would have to answer; "
                 "use submit there, or hand the work to another thread"
             )
+
+
+def _items_of(source: Any) -> Any:
+    """What a stream goes through: a name stands for files.
+
+    Raises:
+        InputError: A single image, or no such files.
+    """
+    if isinstance(source, np.ndarray) and source.ndim < 4:
+        raise InputError(
+            f"an array of shape {source.shape} is one image; give stream a list of images, or call model(image)"
+        )
+    if isinstance(source, int):
+        check_source(source)
+    return find_sources([source]) if isinstance(source, str | Path) else source
 
 
 def _job(given: object, name: str, thresholds: Thresholds, *, rename: bool = True) -> Job:

@@ -8,17 +8,18 @@ notebooks, pytest, threads and `python -`. Knows no jobs and no batches.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing.spawn
+import errno
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from trt_yolo import errors
 from trt_yolo.errors import TrtYoloError, WorkerError
+from trt_yolo.interpreter import WHAT_TO_SET, executable, fresh_python
 from trt_yolo.manifest import DEFAULT_ROWS, Manifest, manifest_from_json
 from trt_yolo.runtime.channel import Channel
 from trt_yolo.runtime.jobs import Death
@@ -29,6 +30,8 @@ from trt_yolo.runtime.worker import WorkerSpec
 
 _HEAR_S = 10.0
 _REAP_S = 5.0
+_LOOK_S = 0.005
+_SCARCE = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 
 class WorkerGone(Exception):  # noqa: N818  not an error that users see
@@ -53,6 +56,7 @@ class Worker(Protocol):
         manifest: What it has loaded; None until then.
         ring: The memory shared with it; None until it has loaded.
         is_ready: Whether slots may be sent.
+        doing: What it does until then, in words.
         at_once: Batches that it runs at the same time.
         about: What its backend says of itself.
         done: Signalled once for every slot that it has answered.
@@ -62,6 +66,7 @@ class Worker(Protocol):
     manifest: Manifest | None
     ring: Ring | None
     is_ready: bool
+    doing: str
     at_once: int
     about: dict[str, str]
     done: Wake
@@ -139,7 +144,10 @@ class WorkerProcess:
         self.is_ready = False
         self.at_once = 1
         self.about: dict[str, str] = {}
+        self._spec = spec
         self._ring_options = ring
+        self._is_python = False
+        self._exit_code: int | None = None
         with contextlib.ExitStack() as on_error, start_errors_in_words():
             self._ready = Wake.create()
             on_error.callback(self._ready.close)
@@ -151,8 +159,7 @@ class WorkerProcess:
                 self._process = _started(theirs.fileno(), spec.folder)
             on_error.pop_all()
         self.pid = self._process.pid
-        with contextlib.suppress(OSError):  # it has ended: `hear` will tell
-            self._channel.send(spec.to_dict())
+        self.doing = f"starting {executable()}"
 
     def fileno(self) -> int:
         """See `Worker`."""
@@ -165,8 +172,13 @@ class WorkerProcess:
         except TimeoutError:
             raise WorkerGone(Death("stopped in the middle of a message")) from None
         if received is None:
-            raise WorkerGone(self._death())
+            raise self._gone()
         message = received[0]
+        if "doing" in message:
+            self.doing = message["doing"]
+        if not self._is_python:  # now it reads, however much that is
+            self._is_python = True
+            self._tell(self._spec.to_dict())
         if "error" in message:
             error = _error(message)
             raise WorkerGone(Death(f"said: {error}", is_torn=isinstance(error, RingError)), error)
@@ -182,8 +194,7 @@ class WorkerProcess:
 
     def stop(self) -> None:
         """See `Worker`."""
-        with contextlib.suppress(OSError):
-            self._channel.send({"stop": True})
+        self._tell({"stop": True})
 
     def kill(self) -> None:
         """See `Worker`."""
@@ -191,10 +202,11 @@ class WorkerProcess:
 
     def join(self, timeout_s: float) -> bool:
         """See `Worker`."""
-        try:
-            self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return False
+        until_s = time.monotonic() + timeout_s
+        while not self._has_ended():
+            if time.monotonic() >= until_s:
+                return False
+            time.sleep(_LOOK_S)
         return True
 
     def close(self) -> None:
@@ -210,16 +222,48 @@ class WorkerProcess:
         self.manifest = manifest
         self.ring = Ring.create(self._ring_options.shape(manifest))
         fds = [self.ring.fd, self._ready.read_fd, self._ready.write_fd, self.done.write_fd]
-        with contextlib.suppress(OSError):
-            self._channel.send({"shape": self.ring.shape.to_dict()}, fds)
+        self._tell({"shape": self.ring.shape.to_dict()}, fds)
         self.ring.close()  # the worker has its own descriptor, and we our mapping
 
+    def _tell(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
+        with contextlib.suppress(OSError):  # it has ended: `hear` will tell
+            self._channel.send(message, fds)
+
+    def _has_ended(self) -> bool:
+        """Whether it has; takes its exit code, if nobody else has (`Popen.wait` makes a 0 of that)."""
+        if self._process.returncode is None:
+            try:
+                ended, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                self._process.returncode = 0
+            else:
+                self._exit_code = os.waitstatus_to_exitcode(status) if ended else None
+                self._process.returncode = self._exit_code
+        return self._process.returncode is not None
+
+    def _gone(self) -> WorkerGone:
+        """That the process ended, now that its end of the channel is closed."""
+        death = self._death()
+        if self._is_python:
+            return WorkerGone(death)
+        return WorkerGone(
+            death,
+            WorkerError(
+                f"{executable()} {death.cause} before it had imported trt_yolo; see its last lines above, or, "
+                f"if it is no Python at all, {WHAT_TO_SET}, or use workers=0"
+            ),
+        )
+
     def _death(self) -> Death:
-        """How the process ended, now that its end of the channel is closed."""
         if not self.join(_REAP_S):
             self.kill()
             return Death("closed its channel and stayed")
-        code = self._process.returncode
+        code = self._exit_code
+        if code is None:
+            return Death(
+                "ended, and how is not known (this program ignores SIGCHLD, or waits for its children itself)",
+                from_outside=True,
+            )
         if code >= 0:
             return Death(f"left with exit code {code}")
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
@@ -228,33 +272,19 @@ class WorkerProcess:
 
 
 def _started(fd: int, folder: str | None) -> subprocess.Popen[bytes]:
-    """A fresh interpreter that serves over that descriptor, with the program's import path."""
-    if getattr(sys, "frozen", False) and _interpreter() == sys.executable:
-        raise WorkerError(
-            "worker processes need a Python interpreter, and this program is frozen into one file; "
-            "use workers=0, or name one with multiprocessing.set_executable('/usr/bin/python3')"
-        )
-    code = f"import sys; sys.path[:] = {sys.path!r}; from trt_yolo.runtime.worker import serve; serve({fd})"
-    return subprocess.Popen(
-        [_interpreter(), "-c", code],
-        stdin=subprocess.DEVNULL,
-        stdout=_stderr_fd(),  # the program's output is its own
-        pass_fds=[fd],
-        cwd=folder,
-        start_new_session=True,  # Ctrl-C is for the program, also while the worker still starts
-    )
-
-
-def _interpreter() -> str:
-    return os.fsdecode(multiprocessing.spawn.get_executable() or sys.executable)
-
-
-def _stderr_fd() -> int:
+    """A fresh interpreter that serves over that descriptor."""
     try:
-        os.fstat(2)
-    except OSError:
-        return subprocess.DEVNULL
-    return 2
+        with fresh_python("trt_yolo.runtime.worker:serve", fd) as (command, file):
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # the program's output is its own
+                pass_fds=[fd, file],
+                cwd=folder,
+                start_new_session=True,  # Ctrl-C is for the program, also while the worker still starts
+            )
+    except WorkerError as error:
+        raise WorkerError(f"{error}, or use workers=0") from error
 
 
 def _error(message: dict[str, Any]) -> TrtYoloError:
@@ -270,7 +300,10 @@ def start_errors_in_words() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise WorkerError(
-            f"cannot start a worker process ({error.strerror}); close files, raise the limits "
-            "(ulimit -n for files, -u for processes), or ask for fewer workers"
-        ) from error
+        what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        hint = (
+            "; close files, raise the limits (ulimit -n for files, -u for processes), or ask for fewer workers"
+            if error.errno in _SCARCE
+            else ""
+        )
+        raise WorkerError(f"cannot start a worker process ({what}){hint}") from error

@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from trt_yolo.errors import InputError
+from trt_yolo.errors import ImageError, InputError
 from trt_yolo.leaving import await_at_exit
-from trt_yolo.runtime.jobs import Image, Job, Thresholds, source_of
+from trt_yolo.media.sources import is_video
+from trt_yolo.media.video import read_video
+from trt_yolo.runtime.jobs import Image, Job, Thresholds, VideoFrame, source_of
 from trt_yolo.runtime.pool import Pool
 from trt_yolo.runtime.results import Result, StreamOptions
 
@@ -66,7 +68,7 @@ class Stream:
         """Lets a frame in, or does with it what the policy says.
 
         Args:
-            item: (H, W, 3) uint8 BGR, or the path of an image file.
+            item: (H, W, 3) uint8 BGR, the path of an image file, or a frame of a video.
             wait: Whether to wait for room where the policy is `block`.
 
         Returns:
@@ -100,6 +102,18 @@ class Stream:
         if here:
             self._fill(job)
         return True
+
+    def frames_of(self, item: object) -> Iterator[VideoFrame] | None:
+        """A video's frames, and, if it is bad, its error at last; None if the item is no video."""
+        return self._video(Path(item)) if isinstance(item, str | Path) and is_video(item) else None
+
+    def _video(self, path: Path) -> Iterator[VideoFrame]:
+        try:
+            frames = read_video(path, decoder=self._pool.options.decoder, device=self._pool.device)
+            for number, image in enumerate(frames):
+                yield VideoFrame(path, number, image)
+        except ImageError as error:
+            yield VideoFrame(path, error=error)
 
     def _is_full(self) -> bool:
         if self._options.policy == "block":
@@ -247,14 +261,17 @@ class Stream:
         return Result(job)
 
     def _job(self, item: object) -> Job:
-        error: InputError | None = None
-        source: Image | Path
+        video = item if isinstance(item, VideoFrame) else None
+        error: InputError | None = video.error if video is not None else None
+        source: Image | Path = _NOTHING
         try:
-            source = source_of(item)
+            source = source_of(item if video is None else video.image) if error is None else source
         except InputError as wrong:
-            source, error = _NOTHING, wrong
+            error = wrong
         return Job(
             source=source,
+            video=video.path if video is not None else None,
+            number=video.number if video is not None else None,
             thresholds=self._thresholds,
             on_end=self._on_end,
             index=self._read,
@@ -303,9 +320,10 @@ _NOTHING = np.zeros((0, 0, 3), np.uint8)
 def results(stream: Stream, source: Iterable[object]) -> Iterator[Result]:
     """The results of a source, which a thread of its own reads from now on. Closing it stops the stream.
 
-    A list needs no thread: handing frames from one thread to another costs more than to letterbox them.
+    A list of images needs no thread: handing frames from one thread to another costs more than to letterbox them.
     """
-    if isinstance(source, list | tuple) and stream.blocks:
+    is_of_images = isinstance(source, list | tuple) and all(stream.frames_of(item) is None for item in source)
+    if is_of_images and stream.blocks:
         stream.pull_from(iter(source))
     else:
         _start_reader(stream, source)
@@ -363,9 +381,10 @@ def _read(stream: Stream, source: Iterable[object]) -> None:
     try:
         iterator = iter(source)
         for item in iterator:
-            if not stream.offer(item):
+            frames = stream.frames_of(item)
+            if not (stream.offer(item) if frames is None else all(map(stream.offer, frames))):
                 break
-            del item
+            del item, frames
     except BaseException as wrong:  # noqa: BLE001  the consumer raises it
         error = wrong
     finally:
@@ -378,16 +397,27 @@ async def _read_async(stream: Stream, source: AsyncIterable[object], room: async
     error: BaseException | None = None
     try:
         async for item in source:
-            room.clear()
-            while not stream.offer(item, wait=False):
-                if stream.is_stopped:
+            frames = stream.frames_of(item)
+            while frames is not None and (frame := await asyncio.to_thread(next, frames, None)) is not None:
+                if not await _offer_async(stream, frame, room):
                     return
-                await room.wait()
-                room.clear()
+            if frames is None and not await _offer_async(stream, item, room):
+                return
     except Exception as wrong:  # noqa: BLE001  the consumer raises it
         error = wrong
     finally:
         stream.end(error)
+
+
+async def _offer_async(stream: Stream, item: object, room: asyncio.Event) -> bool:
+    """Whether the stream goes on."""
+    room.clear()
+    while not stream.offer(item, wait=False):
+        if stream.is_stopped:
+            return False
+        await room.wait()
+        room.clear()
+    return True
 
 
 def _nothing() -> None:

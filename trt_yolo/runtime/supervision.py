@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from trt_yolo.errors import TrtYoloError, WorkerError
+from trt_yolo.interpreter import hold_standard_streams
 from trt_yolo.manifest import Manifest
 from trt_yolo.runtime.answers import Answers, Poll
 from trt_yolo.runtime.batch import Batch, Lane
@@ -139,6 +140,7 @@ class Supervisor:
         self._budget = RestartBudget(patience.max_restarts)
         self._on_answer, self._on_orphans, self._on_end = on_answer, on_orphans, on_end
         self._poll = Poll()
+        hold_standard_streams()
         with contextlib.ExitStack() as on_error, start_errors_in_words():
             self._wake = Wake.create()
             on_error.callback(self._wake.close)
@@ -229,7 +231,7 @@ class Supervisor:
                 self._bury(post, post.broken)
             elif not worker.is_ready and now_s >= post.ready_by_s:
                 limit_s = self._patience.start_timeout_s
-                self._bury(post, Death(f"was not ready after {limit_s:g} s"))
+                self._bury(post, Death(f"was not ready after {limit_s:g} s (still {worker.doing})"))
             elif self._hangs(post, now_s):
                 self._bury(post, Death(f"answered nothing for {self._patience.timeout_s:g} s"))
         due_s = self._batcher.send_due()

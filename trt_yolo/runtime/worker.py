@@ -4,8 +4,9 @@
 The conversation over the channel:
 
     program                                   worker
+                                        <──   {doing}
     {factory, options, cores, threads}  ──>   loads the backend
-                                        <──   {loaded: manifest, at_once}    or {error: class, text}
+                                        <──   {loaded: manifest, at_once, doing}   or {error: class, text}
     {shape} + ring, ready (2), done     ──>   attaches the ring, warms up
                                         <──   {ready: true, about}           or {error: class, text}
     signals `ready` for every slot      ──>   runs it, signals `done`        or {error: class, text}, and leaves
@@ -210,6 +211,7 @@ def serve(fd: int) -> None:
 
 
 def _serve(channel: Channel, stack: contextlib.ExitStack) -> None:
+    channel.send({"doing": "loading the model"})
     received = channel.receive()
     if received is None:
         return
@@ -217,7 +219,7 @@ def _serve(channel: Channel, stack: contextlib.ExitStack) -> None:
     if spec.cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, spec.cores)
     backend = stack.enter_context(spec.backend.build(spec.threads))
-    channel.send({"loaded": backend.manifest.to_json(), "at_once": backend.at_once})
+    channel.send({"loaded": backend.manifest.to_json(), "at_once": backend.at_once, "doing": "warming up"})
     received = channel.receive()
     if received is None:
         return
