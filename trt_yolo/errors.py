@@ -2,7 +2,7 @@
 
     TrtYoloError
     ├── InputError                  what was given cannot be used: a path, an option, an array
-    │   ├── ImageError              an image that cannot be read
+    │   ├── ImageError              an image or a video that cannot be read
     │   ├── CheckpointError         a .pt that is damaged or is no YOLO checkpoint
     │   │   └── UnsafeCheckpointError   a .pt whose pickle names code that is not on the allow-list
     │   ├── UnsupportedModelError   a sound model of a kind that is not supported here
@@ -32,7 +32,7 @@ class InputError(TrtYoloError):
 
 
 class ImageError(InputError):
-    """An image that cannot be read or has an unusable shape."""
+    """An image or a video that cannot be read, or an image of an unusable shape."""
 
 
 class CheckpointError(InputError):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -150,35 +154,70 @@ def test_save_draws_every_image(demo_onnx: Path, scenes: list[Path], tmp_path: P
         assert changed.any() == bool(answer["detections"])
 
 
-@pytest.mark.parametrize(
-    ("names", "wanted"),
-    [
-        (["a/x.png", "b/x.png"], 2),
-        (["a/x.png", "a/x.jpg"], 2),
-        (["a/x.png", "b/x.png", "c/x_1.png"], 3),
-        (["c/x_1.png", "a/x.png", "b/x.png"], 3),
-        (["a/x.png", "a/x.png"], 1),
-    ],
-    ids=["two folders", "two formats", "a number taken later", "a number taken before", "twice the same"],
-)
-def test_saved_images_do_not_overwrite_each_other(
-    names: list[str], wanted: int, demo_onnx: Path, tmp_path: Path, cli: Command
-) -> None:
-    for index, name in enumerate(dict.fromkeys(names)):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        cv2.imwrite(str(tmp_path / name), np.full((10 + index, 10, 3), 99, np.uint8))
-    _answers(cli, demo_onnx, *(tmp_path / name for name in names), "--save", tmp_path / "drawn")
-    heights = {read_image(path).shape[0] for path in (tmp_path / "drawn").iterdir()}
-    assert heights == {10 + index for index in range(wanted)}
+def test_saving_keeps_sources_and_draws_every_image(demo_onnx: Path, tmp_path: Path, cli: Command) -> None:
+    """Into the folder of a source, from two folders with equal names; which names are taken: media/test_targets.py."""
+    sources = [tmp_path / name for name in ("a/x.png", "b/x.png", "drawn/x.jpg")]
+    for index, source in enumerate(sources):
+        source.parent.mkdir()
+        cv2.imwrite(str(source), np.full((10 + index, 10, 3), 99, np.uint8))
+    before = sources[2].read_bytes()
+    _answers(cli, demo_onnx, *sources, "--save", tmp_path / "drawn")
+    assert sources[2].read_bytes() == before
+    heights = {path.name: read_image(path).shape[0] for path in (tmp_path / "drawn").iterdir()}
+    assert heights == {"x.jpg": 12, "x_1.jpg": 10, "x_2.jpg": 11, "x_3.jpg": 12}
 
 
-def test_saving_into_the_folder_of_the_sources_keeps_them(
+def test_files_that_exist_are_overwritten_only_if_that_was_said(
     demo_onnx: Path, scenes: list[Path], tmp_path: Path, cli: Command
 ) -> None:
-    cv2.imwrite(str(tmp_path / "photo.jpg"), read_image(scenes[0]))
-    before = (tmp_path / "photo.jpg").read_bytes()
-    cli("predict", str(demo_onnx), str(tmp_path / "photo.jpg"), "--save", str(tmp_path))
-    assert (tmp_path / "photo.jpg").read_bytes() == before
+    own = tmp_path / "1.jpg"
+    own.write_text("the user's own")
+    arguments = [*map(str, scenes), "--save", str(tmp_path)]
+    refused = cli("predict", "missing.onnx", *arguments)  # before the model is looked for
+    assert_one_error(refused, f"{own} exists already", "give another folder with --save, or --overwrite")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["the user's own"]
+    assert cli("predict", str(demo_onnx), *arguments, "--overwrite").code == 0
+    assert read_image(own).shape == read_image(scenes[1]).shape
+    assert_one_error(cli("predict", str(demo_onnx), *arguments), f"{tmp_path / '0.jpg'} exists already")
+
+
+def test_overwrite_without_save(demo_onnx: Path, scenes: list[Path], cli: Command) -> None:
+    assert_one_error(cli("predict", str(demo_onnx), str(scenes[0]), "--overwrite"), "--overwrite", "--save")
+
+
+def _small_files_only() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
+
+
+def test_a_full_disk_leaves_no_half_drawing(demo_onnx: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1600, 1600, 3), np.uint8)  # 3 MB as a JPEG
+    old = tmp_path / "drawn" / "a.jpg"
+    old.parent.mkdir()
+    old.write_text("old")
+    sources = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    assert all(cv2.imwrite(source, noise) for source in sources)
+    arguments = ["predict", str(demo_onnx), *sources, "--save", str(old.parent), "--overwrite", "--json"]
+    outcome = run_process(*arguments, before=_small_files_only)
+    assert_one_error(outcome._replace(out=""), f"cannot write to {old.parent}", "File too large", "--save")
+    assert [path.read_text() for path in old.parent.iterdir()] == ["old"]
+
+
+def test_an_interrupt_leaves_no_half_drawing(demo_onnx: Path, scenes: list[Path], tmp_path: Path) -> None:
+    sources = [tmp_path / f"{number}.png" for number in range(400)]
+    for source in sources:
+        source.symlink_to(scenes[0])
+    drawn = tmp_path / "drawn"
+    command = [sys.executable, "-m", "trt_yolo", "predict", str(demo_onnx), *map(str, sources), "--json"]
+    with subprocess.Popen([*command, "--save", str(drawn)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for _ in range(5):
+            assert process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+    assert process.returncode == 130
+    left = list(drawn.iterdir())
+    assert 0 < len(left) < len(sources)
+    assert all(read_image(path).shape == read_image(scenes[0]).shape for path in left)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -51,19 +52,67 @@ def test_drawn_frames_are_numbered(folder: Path, demo_onnx: Path, tmp_path: Path
     assert np.abs(drawn.astype(int) - scene(2).image_bgr).max() > 50  # boxes
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "part"),
-    [
-        ("none.mp4", None, "no such file or folder"),
-        ("text.mp4", "text" * 50, "is no video that can be decoded"),
-    ],
-)
-def test_what_is_no_video(
-    name: str, content: str | None, part: str, demo_onnx: Path, tmp_path: Path, cli: Command
+def test_sources_keep_their_order(folder: Path, demo_onnx: Path, tmp_path: Path, cli: Command) -> None:
+    """Given one by one, as a folder and as a pattern."""
+    other = tmp_path / "other.avi"
+    shutil.copy(folder / "clip.avi", other)
+    a, clip = folder / "a.png", folder / "clip.avi"
+    for sources, wanted in (
+        ([other, a, clip, a], [*[other] * 5, a, *[clip] * 5, a]),
+        ([other, folder], [*[other] * 5, a, *[clip] * 5]),
+        ([tmp_path / "*.avi", a], [*[other] * 5, a]),
+    ):
+        done = cli("predict", str(demo_onnx), *map(str, sources), "--json")
+        assert (done.code, done.err) == (0, "")
+        lines = [json.loads(line) for line in done.out.splitlines()]
+        assert [line["path"] for line in lines] == [str(path) for path in wanted]
+        frames = [line["frame"] for line in lines if line["path"] == str(other)]
+        assert frames == [0, 1, 2, 3, 4]
+
+
+def test_a_bad_video_is_one_line_and_the_rest_goes_on(
+    folder: Path, demo_onnx: Path, tmp_path: Path, cli: Command
 ) -> None:
-    if content is not None:
-        (tmp_path / name).write_text(content)
-    assert_one_error(cli("predict", str(demo_onnx), str(tmp_path / name)), part)
+    bad, cut = tmp_path / "text.mp4", tmp_path / "cut.avi"
+    bad.write_text("text" * 50)
+    whole = (folder / "clip.avi").read_bytes()
+    cut.write_bytes(whole[: len(whole) // 2])
+    sources = [bad, folder / "a.png", cut, folder / "clip.avi"]
+    arguments = ["predict", str(demo_onnx), *map(str, sources), "--save", str(tmp_path / "drawn")]
+    done = cli(*arguments)
+    assert done.code == 1
+    lines = done.err.splitlines()
+    assert [line.startswith("warning: ") for line in lines] == [True] * 3, done.err
+    assert str(bad) in lines[0]
+    assert str(cut) in lines[1]
+    assert "2 images, videos and frames could not be read or drawn" in lines[2]
+    assert str(folder / "a.png") in done.out
+    assert f"{folder / 'clip.avi'}, 5 frames" in done.out
+    assert len(list((tmp_path / "drawn" / "clip").iterdir())) == 5
+    assert not (tmp_path / "drawn" / "text").exists()
+
+
+def test_drawings_of_videos_of_one_name(folder: Path, demo_onnx: Path, tmp_path: Path, cli: Command) -> None:
+    """Beside a picture that is called like one, and a source where the frames of another would go."""
+    drawn = tmp_path / "drawn"
+    videos = [tmp_path / "1" / "clip.avi", tmp_path / "2" / "clip.avi", tmp_path / "a.jpg.avi"]
+    for video in videos:
+        video.parent.mkdir(exist_ok=True)
+        shutil.copy(folder / "clip.avi", video)
+    source = drawn / "clip" / "000000.jpg"
+    source.parent.mkdir(parents=True)
+    shutil.copy(folder / "a.png", source)
+    arguments = [*videos, tmp_path / "a.jpg", source]
+    shutil.copy(folder / "a.png", tmp_path / "a.jpg")
+    done = cli("predict", str(demo_onnx), *map(str, arguments), "--save", str(drawn))
+    assert (done.code, done.err) == (0, "")
+    assert source.read_bytes() == (folder / "a.png").read_bytes()
+    files = {path.name: len(list(path.iterdir())) if path.is_dir() else 0 for path in drawn.iterdir()}
+    assert files == {"clip": 1, "clip_1": 5, "clip_2": 5, "a.jpg": 5, "a_1.jpg": 0, "000000.jpg": 0}
+
+
+def test_what_is_no_video(demo_onnx: Path, tmp_path: Path, cli: Command) -> None:
+    assert_one_error(cli("predict", str(demo_onnx), str(tmp_path / "none.mp4")), "no such file or folder")
 
 
 def test_decoders(folder: Path, demo_onnx: Path, cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,13 @@ def test_dataset_on_disk_is_what_the_scenes_say(tmp_path: Path) -> None:
         np.testing.assert_allclose(corners * 128, one.boxes_xyxy, atol=1e-3)
 
 
-def test_command_writes_scenes(tmp_path: Path) -> None:
+def test_command_writes_scenes_and_writes_over_no_other_files(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "trt_yolo.demo", str(tmp_path / "scenes"), "--count", "2"]
-    subprocess.run(command, check=True, timeout=60)
+    for _ in range(2):
+        subprocess.run(command, check=True, timeout=60)
     assert len(list((tmp_path / "scenes" / "images" / "val").glob("*.jpg"))) == 2
+    (tmp_path / "scenes" / "data.yaml").write_text("the user's own")
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert refused.returncode == 2
+    assert "holds files that are not the demo's; give a new folder" in refused.stderr
+    assert (tmp_path / "scenes" / "data.yaml").read_text() == "the user's own"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import re
 import sys
 import threading
 import time
@@ -17,10 +18,11 @@ import numpy.typing as npt
 import pytest
 
 from tests.engine.plans import gpu
+from tests.media.encoded import with_zeros
 from trt_yolo.capture_gate import capturing
 from trt_yolo.errors import ImageError, InputError, MissingDependencyError
 from trt_yolo.loading import load
-from trt_yolo.media import decoding, gpu_images
+from trt_yolo.media import decoding, gpu_images, images
 from trt_yolo.media.decoding import FasterDecode, check_decoder, decoder_for
 from trt_yolo.media.gpu_images import GpuImageDecoder
 from trt_yolo.media.images import decode_image, read_image
@@ -98,7 +100,6 @@ def codec(monkeypatch: pytest.MonkeyPatch) -> Codec:
     """A machine with a GPU and nvImageCodec."""
     made = Codec()
     monkeypatch.setitem(sys.modules, "nvidia.nvimgcodec", made)
-    monkeypatch.setattr(gpu_images.importlib, "import_module", lambda name: sys.modules[name])
     monkeypatch.setattr(gpu_images, "devices", lambda: [gpu()])
     monkeypatch.setattr(gpu_images.importlib.util, "find_spec", lambda name: object())
     return made
@@ -127,6 +128,27 @@ def test_what_is_no_jpeg_goes_to_the_processor(codec: Codec) -> None:
 def test_errors_are_those_of_the_processor(data: bytes, message: str, codec: Codec) -> None:
     with pytest.raises(ImageError, match=f"x.jpg {message}"):
         GpuImageDecoder().decode(data, name="x.jpg")
+
+
+@pytest.mark.parametrize("decoder", ["gpu", "both"])
+def test_damage_that_the_gpu_takes_in_silence_is_the_same_error(decoder: str, codec: Codec) -> None:
+    """The stand-in takes it, as OpenCV does."""
+    hole = with_zeros(JPEG)
+    with pytest.raises(ImageError) as wanted:
+        decode_image(hole, name="a.jpg")
+    gpu_decode = GpuImageDecoder().decode
+    decode = gpu_decode if decoder == "gpu" else FasterDecode(decode_image, gpu_decode)
+    for _ in range(4):
+        with pytest.raises(ImageError, match=f"^{re.escape(str(wanted.value))}$"):
+            decode(hole, name="a.jpg")
+    assert codec.threads
+
+
+def test_the_limit_of_pixels_holds_on_the_gpu(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", PIXELS.shape[0] * PIXELS.shape[1] - 1)
+    with pytest.raises(ImageError, match=r"^a\.jpg has 60x40 pixels"):
+        GpuImageDecoder().decode(JPEG, name="a.jpg")
+    assert codec.threads == []
 
 
 @pytest.mark.parametrize("fails", [None, "out of\nmemory"])

@@ -1,11 +1,10 @@
-"""Finding image files, and reading every kind of them whole or not at all."""
+"""Reading every kind of image file whole or not at all."""
 
 from __future__ import annotations
 
 import io
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from tests.media.encoded import KINDS, PICTURE, SIZE_WH, animated, bgr, encoded, with_zeros
 from trt_yolo.demo.scenes import scene
-from trt_yolo.errors import ImageError, InputError
-from trt_yolo.media.images import decode_image, find_images, read_image, write_jpeg
+from trt_yolo.errors import ImageError
+from trt_yolo.media import images, pillow_images
+from trt_yolo.media.images import decode_image, read_image, write_jpeg
 
 SCENE = scene(0).image_bgr
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
@@ -33,63 +34,6 @@ def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
-
-
-@pytest.fixture
-def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """b.jpg, a.PNG, notes.txt, "folder.jpg/", sub/c.webp, sub/deeper/d.jpg, "e[1].jpg", empty/"""
-    for name in ("b.jpg", "a.PNG", "notes.txt", "sub/c.webp", "sub/deeper/d.jpg", "e[1].jpg"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
-    (tmp_path / "folder.jpg").mkdir()
-    (tmp_path / "empty").mkdir()
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("sources", "wanted"),
-    [
-        pytest.param([], [], id="nothing"),
-        pytest.param(["b.jpg"], ["b.jpg"], id="file"),
-        pytest.param(["notes.txt"], ["notes.txt"], id="file-of-any-suffix"),
-        pytest.param(["e[1].jpg"], ["e[1].jpg"], id="file-that-looks-like-a-glob"),
-        pytest.param(["."], ["a.PNG", "b.jpg", "e[1].jpg"], id="folder-sorted-and-not-below"),
-        pytest.param(["sub"], ["sub/c.webp"], id="folder-below"),
-        pytest.param(["*.jpg"], ["b.jpg", "e[1].jpg"], id="glob"),
-        pytest.param(["*"], ["a.PNG", "b.jpg", "e[1].jpg"], id="glob-takes-images-only"),
-        pytest.param(["sub/**"], ["sub/c.webp", "sub/deeper/d.jpg"], id="glob-reaching-below"),
-        pytest.param(["[ab].*"], ["a.PNG", "b.jpg"], id="glob-of-characters"),
-        pytest.param(["sub", "b.jpg", "a.PNG"], ["sub/c.webp", "b.jpg", "a.PNG"], id="sources-in-order"),
-        pytest.param(["b.jpg", "b.jpg"], ["b.jpg", "b.jpg"], id="twice"),
-    ],
-)
-def test_find_images(tree: Path, sources: list[str], wanted: list[str]) -> None:
-    assert find_images(sources) == [Path(name) for name in wanted]
-
-
-def test_find_images_takes_absolute_paths(tree: Path) -> None:
-    assert find_images([str(tree / "sub"), str(tree / "b*")]) == [tree / "sub" / "c.webp", tree / "b.jpg"]
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        pytest.param("gone.jpg", "no such file or folder: gone.jpg", id="missing"),
-        pytest.param("gone/b.jpg", "no such file or folder: gone/b.jpg", id="missing-folder"),
-        pytest.param("b.jpg/c.jpg", "no such file or folder: b.jpg/c.jpg", id="below-a-file"),
-        pytest.param("empty", "the folder empty holds no images", id="empty-folder"),
-        pytest.param("gone*.jpg", "no image matches gone*.jpg", id="glob-of-none"),
-        pytest.param("notes.*", "no image matches notes.*", id="glob-of-no-image"),
-        pytest.param("x" * 300, "no such file or folder: xxx", id="name-too-long"),
-        pytest.param("a\0b", "no such file or folder: a\0b", id="null-character"),
-    ],
-)
-def test_find_images_refuses_what_is_not_there(tree: Path, source: str, message: str) -> None:
-    with pytest.raises(InputError) as caught:
-        find_images(["b.jpg", source])
-    assert str(caught.value).startswith(message)
 
 
 def _grey_to_bgr(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -207,7 +151,7 @@ def test_a_png_cut_short_is_an_error_wherever_it_is_cut(data: bytes) -> None:
     assert decode_image(data, name="a.png").shape == SCENE.shape
     end = data.rindex(b"IEND")
     for length in (length for length in _cuts(len(data)) if length <= end):
-        with pytest.raises(ImageError, match=r"a\.png (is cut short|is no image)"):
+        with pytest.raises(ImageError, match=r"a\.png is (cut short|no image)"):
             decode_image(data[:length], name="a.png")
 
 
@@ -215,8 +159,17 @@ def test_a_png_cut_short_is_an_error_wherever_it_is_cut(data: bytes) -> None:
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
 def test_other_files_cut_short_are_errors(extension: str, share: float) -> None:
     data = _encoded(extension)
-    with pytest.raises(ImageError, match="is no image that OpenCV can decode"):
+    with pytest.raises(ImageError, match=r"^a cannot be decoded whole: .+; copy it again"):
         decode_image(data[: int(share * len(data))], name="a")
+
+
+@pytest.mark.parametrize("kind", ["png", "gif", "avif"])
+def test_other_files_with_a_hole_are_errors(kind: str) -> None:
+    """What holds no sums, such as WebP, JPEG 2000 and uncompressed files, decodes to other pixels in silence."""
+    with pytest.raises(
+        ImageError, match=r"^a (cannot be decoded whole: .+; copy it again|is no image|is cut short)"
+    ):
+        decode_image(with_zeros(KINDS[kind][1], at=0.5, share=0.2), name="a")
 
 
 def _bomb(side: int) -> bytes:
@@ -262,40 +215,58 @@ def test_a_path_that_cannot_be_read_is_an_error(name: str, tmp_path: Path) -> No
         read_image(tmp_path / name)
 
 
-TURNS: list[tuple[int, Callable[[Image.Image], Image.Image]]] = [
-    (1, lambda image: image),
-    (2, lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
-    (3, lambda image: image.transpose(Image.Transpose.ROTATE_180)),
-    (4, lambda image: image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)),
-    (5, lambda image: image.transpose(Image.Transpose.TRANSPOSE)),
-    (6, lambda image: image.transpose(Image.Transpose.ROTATE_270)),
-    (7, lambda image: image.transpose(Image.Transpose.TRANSVERSE)),
-    (8, lambda image: image.transpose(Image.Transpose.ROTATE_90)),
-]
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_limit_of_pixels_holds_before_any_is_decoded(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, data = KINDS[kind]
+    count = SIZE_WH[0] * SIZE_WH[1]
+    monkeypatch.setattr(images, "MAX_PIXELS", count)
+    decode_image(data, name="a")
+    monkeypatch.setattr(images, "MAX_PIXELS", count - 1)
+    monkeypatch.setattr(cv2, "imdecode", None)
+    monkeypatch.setattr(pillow_images.TiffImageFile, "load", None)
+    with pytest.raises(
+        ImageError, match=r"^a has 160x96 pixels, more than the 15,359 that are read from a file; give"
+    ):
+        decode_image(data, name="a")
 
 
-@pytest.mark.parametrize(("orientation", "turn"), TURNS)
-def test_exif_orientation_turns_the_image_upright(
-    orientation: int, turn: Callable[[Image.Image], Image.Image]
+def test_the_limit_holds_for_kinds_whose_header_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", SIZE_WH[0] * SIZE_WH[1] - 1)
+    with pytest.raises(ImageError, match=r"^a has 160x96 pixels"):
+        decode_image(encoded(".pam"), name="a")
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("GIF", "holds 3 frames; only the first is used; convert it to MP4 to use all"),
+        ("PNG", "holds 3 frames; only the first"),
+        ("WEBP", "holds 3 frames; only the first"),
+        ("AVIF", "holds 3 frames; only the first"),
+        ("TIFF", "holds 3 pages; only the first is used; save each as a file to use all"),
+    ],
+)
+def test_more_frames_than_one_are_said_once_a_file(
+    kind: str, says: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    picture, exif = Image.fromarray(SCENE[:96, :160]), Image.Exif()
-    exif[0x0112] = orientation
-    flat = decode_image(_saved(picture, "JPEG"), name="flat.jpg")
-    turned = decode_image(_saved(picture, "JPEG", exif=exif), name="turned.jpg")
-    np.testing.assert_array_equal(turned, np.asarray(turn(Image.fromarray(flat))))
+    for name in (f"a.{kind}", f"a.{kind}", f"b.{kind}"):
+        image = decode_image(animated(kind), name=name)
+        assert np.abs(image.astype(int) - bgr(PICTURE)).mean() < 15
+    assert [f"a.{kind} {says}" in text for text in caplog.messages] == [True, False]
+    assert len(caplog.messages) == 2
 
 
 def test_paths_may_hold_any_character(tmp_path: Path) -> None:
     path = tmp_path / "日本 é" / "straße 🚗.jpg"
     path.parent.mkdir()
     write_jpeg(path, SCENE)
-    assert find_images([str(path.parent)]) == [path]
     assert np.abs(read_image(path).astype(int) - SCENE).mean() < 10
 
 
 def test_write_jpeg_says_where_it_cannot_write(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="gone"):
-        write_jpeg(tmp_path / "gone" / "a.jpg", SCENE)
+    (tmp_path / "no-folder").touch()
+    with pytest.raises(OSError, match="no-folder"):
+        write_jpeg(tmp_path / "no-folder" / "a.jpg", SCENE)
 
 
 def test_a_device_is_no_image() -> None:

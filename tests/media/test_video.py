@@ -1,4 +1,4 @@
-"""Frames of video files: real ones by OpenCV; PyNvVideoCodec by a stand-in."""
+"""Frames of video files: real ones through PyAV; PyNvVideoCodec by a stand-in."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ import numpy.typing as npt
 import pytest
 
 from tests.engine.plans import gpu
-from trt_yolo.errors import InputError, MissingDependencyError
+from tests.media.test_video_file import encoded, set_matrix, trimmed
+from trt_yolo.errors import ImageError, InputError, MissingDependencyError
 from trt_yolo.loading import load
 from trt_yolo.media import video
-from trt_yolo.media.video import is_video, read_video
+from trt_yolo.media.video import read_video
 
 Frame = npt.NDArray[np.uint8]
 COUNT = 40
@@ -69,6 +70,11 @@ def test_it_is_read_as_it_is_needed(clip: Path) -> None:
         ("none.mp4", None, "no such file"),
         ("empty.mp4", b"", "is empty"),
         ("text.mp4", b"this is no video\n" * 50, "is no video that can be decoded"),
+        (
+            "list.mp4",
+            b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n",
+            "is no video that can",
+        ),
     ],
 )
 def test_what_is_no_video(
@@ -89,16 +95,9 @@ def test_a_video_that_is_cut_short(shared: Path, tmp_path: Path) -> None:
     whole = (shared / "video" / "car-detection.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 3])
     seen: list[Frame] = []
-    with pytest.raises(InputError, match=r"is cut short: \d+ of 377 frames"):
+    with pytest.raises(InputError, match=r"is cut short: \d+ frames could be decoded"):
         seen.extend(frame for frame in read_video(tmp_path / "cut.mp4"))
     assert 10 < len(seen) < 377
-
-
-@pytest.mark.parametrize(
-    ("name", "is_one"), [("a.mp4", True), ("A.MKV", True), ("a.jpg", False), ("mp4", False)]
-)
-def test_names(name: str, is_one: bool) -> None:
-    assert is_video(name) == is_one
 
 
 class _Decoded:
@@ -219,6 +218,40 @@ def test_without_the_package(clip: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     ):
         read_video(clip, decoder="gpu")
     assert len(list(read_video(clip))) == COUNT
+
+
+def test_a_gpu_may_give_another_number_of_frames_than_it_promises(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = _codec()
+    monkeypatch.setattr(codec.SimpleDecoder, "__len__", lambda self: 200)
+    _on_a_gpu(monkeypatch, codec)
+    assert len(list(read_video(clip, decoder="gpu"))) == COUNT
+
+
+def test_turned_frames_are_left_to_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = encoded(tmp_path / "a.mp4", "libx264")
+    set_matrix(path, (0, 1, -1, 0))
+    wanted = list(read_video(path, decoder="cpu"))
+    _on_a_gpu(monkeypatch, _codec())
+    with pytest.raises(ImageError, match=r"has turned or hidden frames, .* try the decoder cpu"):
+        list(read_video(path, decoder="gpu"))
+    np.testing.assert_array_equal(list(read_video(path)), wanted)
+
+
+def test_hidden_frames_are_left_to_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = trimmed(tmp_path)
+    wanted = list(read_video(path, decoder="cpu"))
+    _on_a_gpu(monkeypatch, _codec())
+    np.testing.assert_array_equal(list(read_video(path)), wanted)
+
+
+def test_a_gpu_says_nothing_of_what_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = encoded(tmp_path / "a.mp4", movflags="faststart")
+    path.write_bytes(path.read_bytes()[:-2000])
+    _on_a_gpu(monkeypatch, _codec())
+    with pytest.raises(ImageError, match=f"is cut short: {COUNT} frames could be decoded"):
+        list(read_video(path, decoder="gpu"))
 
 
 def test_a_model_streams_a_video_by_its_name(clip: Path, demo_onnx: Path) -> None:

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
-import itertools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
+from typing import TYPE_CHECKING, Annotated, Optional, cast
 
 import typer
 
-from trt_yolo.cli.gpu_options import DecoderOption, DevicesOption, ProviderOption, devices_of
+from trt_yolo.cli.gpu_options import (
+    DecoderOption,
+    DevicesOption,
+    ProviderOption,
+    SpinOption,
+    devices_of,
+    spin_of,
+)
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from trt_yolo.backends.onnxruntime_providers import ProviderName
-    from trt_yolo.detections import Detections
+    from trt_yolo.errors import InputError
     from trt_yolo.media.decoding import DecoderName
     from trt_yolo.media.writers import WriterPool
+    from trt_yolo.runtime.jobs import Image
+    from trt_yolo.runtime.results import Result
+
+_MOST_CLASSES = 8  # that a video's row names
 
 
 def predict(
@@ -38,8 +46,11 @@ def predict(
     max_det: Annotated[int, typer.Option(help="The most detections an image.")] = 300,
     save: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder for drawn images."),
+        typer.Option(help="Folder for drawn images; the frames of a video get a folder in it."),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Let --save overwrite files, though never a source.")
+    ] = False,
     workers: Annotated[int, typer.Option(help="Worker processes; 0: this process.")] = 0,
     threads: Annotated[
         Optional[int],  # noqa: UP045
@@ -52,9 +63,7 @@ def predict(
     devices: DevicesOption = "0",
     provider: ProviderOption = "auto",
     decoder: DecoderOption = "auto",
-    spin: Annotated[
-        bool, typer.Option("--spin", help="Wait for a GPU without sleeping: lowest latency.")
-    ] = False,
+    spin: SpinOption = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Build an engine anew that does not load here.")
     ] = False,
@@ -62,17 +71,17 @@ def predict(
         bool, typer.Option("--json", help="One JSON object an image, each on its line.")
     ] = False,
 ) -> None:
-    """Detect objects in images and videos. Exit code 1 if an image or a frame could not be read."""
-    from trt_yolo.cli.predict_video import predict_video, split_sources
+    """Detect objects in images and videos. Exit code 1 if an image, a video or a frame could not be read."""
     from trt_yolo.cli.render import print_json, progress_bar, warn
     from trt_yolo.loading import load
-    from trt_yolo.media.images import find_images
+    from trt_yolo.media.sources import find_sources, is_video
     from trt_yolo.media.writers import WriterPool
 
-    given, videos = split_sources(sources)
-    paths = find_images(given) if given else []
-    failed = frames_failed = 0
-    rows: list[list[str]] = []
+    paths = find_sources(sources)
+    targets = _targets(paths, save, overwrite=overwrite)
+    has_videos = any(map(is_video, paths))
+    failed = 0
+    rows: list[_Row] = []
     with (
         load(
             model,
@@ -81,7 +90,7 @@ def predict(
             rebuild=rebuild,
             streams=streams,
             devices=devices_of(devices),
-            spin=spin,
+            spin=spin_of(spin),
             decoder=cast("DecoderName", decoder),
             provider=cast("ProviderName", provider),
         ) as loaded,
@@ -90,37 +99,74 @@ def predict(
         WriterPool[Path]() as writers,
     ):
         class_ids = _class_ids(classes, loaded.names)
-        thresholds: dict[str, Any] = {"conf": conf, "iou": iou, "classes": class_ids, "max_det": max_det}
-        drawn = _drawn_paths(paths, save) if save is not None else {}
-        task = bar.add_task("images", total=None if videos else len(paths))
-        for result in loaded.stream(paths, keep_images=save is not None, **thresholds):
-            path = paths[result.index]
+        task = bar.add_task("images", total=None if has_videos else len(paths))
+        for result in loaded.stream(
+            paths, conf=conf, iou=iou, classes=class_ids, max_det=max_det, keep_images=save is not None
+        ):
             bar.advance(task)
+            failed += _not_drawn(writers)
             if result.error is not None:
                 failed += 1
-                warn(f"{expected(result.error)} (skipped)")
+                warn(f"{_expected(result.error)} (skipped)")
                 continue
-            if path in drawn and result.image is not None:
-                writers.write(path, functools.partial(_save, drawn[path], result.image, result.detections))
+            path = cast("Path", result.path)
+            if save is not None:
+                writers.write(path, functools.partial(_draw, targets[path], result))
             if json_line:
-                print_json(json_object(path, result.detections))
+                print_json(_json_object(result))
             else:
-                rows.append([str(path), str(len(result.detections)), _summary(result.detections)])
-            failed += _not_drawn(writers)
-        for video in videos:
-            frames_failed += predict_video(
-                loaded, video, thresholds, folder=save, save=_save, writers=writers, json_line=json_line, rows=rows,
-                advance=functools.partial(bar.advance, task),
-            )  # fmt: skip
+                _add_row(rows, result)
         failed += _not_drawn(writers, wait=True)
-    if failed or frames_failed:
-        frames = f", {frames_failed} frames of videos" if videos else ""
-        warn(f"{failed} of {len(paths)} images could not be read or drawn{frames}")
+    if failed:
+        what = "images, videos and frames" if has_videos else f"of {len(paths)} images"
+        warn(f"{failed} {what} could not be read or drawn")
         raise typer.Exit(1)
 
 
-def expected(error: Exception) -> Exception:
-    """The error, if it is about its image alone; all others end the command."""
+def _targets(paths: list[Path], folder: Path | None, *, overwrite: bool) -> dict[Path, Path]:
+    """Where the drawings go; the folder is there then.
+
+    Raises:
+        InputError: A drawing would overwrite a file, or the folder cannot be written to.
+    """
+    from trt_yolo.errors import InputError
+    from trt_yolo.media.targets import find_targets
+
+    if folder is None:
+        if overwrite:
+            raise InputError(
+                "--overwrite is for the files of --save; give a folder with --save, or leave it out"
+            )
+        return {}
+    targets = find_targets(paths, folder, overwrite=overwrite)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    return targets
+
+
+def _cannot_write(path: Path, error: OSError) -> InputError:
+    from trt_yolo.errors import InputError
+
+    return InputError(f"cannot write to {path}: {error.strerror}; give another folder with --save")
+
+
+def _draw(target: Path, result: Result) -> None:
+    """Writes the drawing of an image to its file, that of a frame into the folder of its video."""
+    from trt_yolo.media.images import write_jpeg
+    from trt_yolo.media.targets import frame_path
+    from trt_yolo.vision.drawing import draw_detections
+
+    file = target if result.frame is None else frame_path(target, result.frame)
+    try:
+        write_jpeg(file, draw_detections(cast("Image", result.image), result.detections))
+    except OSError as error:
+        raise _cannot_write(file, error) from error
+
+
+def _expected(error: Exception) -> Exception:
+    """The error, if it is about its image, video or frame alone; all others end the command."""
     from trt_yolo.errors import FrameError, ImageError
 
     if isinstance(error, ImageError | FrameError):
@@ -142,8 +188,35 @@ def _not_drawn(writers: WriterPool[Path], *, wait: bool = False) -> int:
     return count
 
 
+@dataclasses.dataclass
+class _Row:
+    """A row of the table: an image, or a video with its frames until now."""
+
+    path: Path
+    is_video: bool
+    frames: int = 0
+    names: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    def cells(self) -> list[str]:
+        """What is printed."""
+        source = f"{self.path}, {self.frames} frames" if self.is_video else str(self.path)
+        most = self.names.most_common(_MOST_CLASSES if self.is_video else None)
+        what = ", ".join(f"{name} ×{count}" if count > 1 else name for name, count in most)
+        return [source, str(self.names.total()), what]
+
+
+def _add_row(rows: list[_Row], result: Result) -> None:
+    """Adds an image or the first frame of a video; a later frame is counted in the row of its video."""
+    path, detections = cast("Path", result.path), result.detections
+    is_later_frame = result.frame and rows and rows[-1].path == path
+    if not is_later_frame:
+        rows.append(_Row(path, is_video=result.frame is not None))
+    rows[-1].frames += 1
+    rows[-1].names.update(detections.name(index) for index in detections.class_id.tolist())
+
+
 @contextlib.contextmanager
-def _table_at_last(rows: list[list[str]]) -> Iterator[None]:
+def _table_at_last(rows: list[_Row]) -> Iterator[None]:
     """Prints the rows in the end, also where something failed half-way."""
     from trt_yolo.cli.render import print_table
 
@@ -151,7 +224,7 @@ def _table_at_last(rows: list[list[str]]) -> Iterator[None]:
         yield
     finally:
         if rows:
-            print_table("detections", ["image", "objects", "what"], rows)
+            print_table("detections", ["image", "objects", "what"], [row.cells() for row in rows])
 
 
 def _class_ids(text: str | None, names: dict[int, str]) -> list[int] | None:
@@ -173,54 +246,11 @@ def _class_ids(text: str | None, names: dict[int, str]) -> list[int] | None:
     return ids
 
 
-def json_object(path: Path, detections: Detections) -> dict[str, object]:
-    """An image's detections for a line of JSON."""
+def _json_object(result: Result) -> dict[str, object]:
+    """An image's or a frame's detections for a line of JSON."""
+    detections = result.detections
     height, width = detections.image_hw
-    return {"path": str(path), "height": height, "width": width, "detections": detections.to_dicts()}
-
-
-def _summary(detections: Detections) -> str:
-    counts = Counter(detections.name(index) for index in detections.class_id.tolist())
-    return ", ".join(f"{name} ×{count}" if count > 1 else name for name, count in counts.most_common())
-
-
-def _drawn_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
-    """Where each drawn image goes: under its own name, numbered where two are called the same."""
-    made_folder(folder)
-    taken = {path.resolve() for path in paths}  # never over a source
-    targets: dict[Path, Path] = {}
-    for path in dict.fromkeys(paths):
-        names = itertools.chain([f"{path.stem}.jpg"], (f"{path.stem}_{n}.jpg" for n in itertools.count(1)))
-        targets[path] = next(folder / name for name in names if (folder / name).resolve() not in taken)
-        taken.add(targets[path].resolve())
-    return targets
-
-
-def made_folder(folder: Path) -> Path:
-    """The folder, which is there now.
-
-    Raises:
-        InputError: It cannot be made.
-    """
-    from trt_yolo.errors import InputError
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {folder}: {error.strerror}; give another folder with --save"
-        ) from error
-    return folder
-
-
-def _save(target: Path, image: npt.NDArray[np.uint8], detections: Detections) -> None:
-    from trt_yolo.errors import InputError
-    from trt_yolo.media.images import write_jpeg
-    from trt_yolo.vision.drawing import draw_detections
-
-    try:
-        write_jpeg(target, draw_detections(image, detections))
-    except OSError as error:
-        raise InputError(
-            f"cannot write {target}: {error.strerror}; give another folder with --save"
-        ) from error
+    frame = {} if result.frame is None else {"frame": result.frame}
+    return {
+        "path": str(result.path), "height": height, "width": width, "detections": detections.to_dicts(), **frame
+    }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trt_yolo.demo.scenes import write_yolo_dataset
+from trt_yolo.demo.scenes import holds_other_files, write_yolo_dataset
 
 _LEAST_SIZE = 96
 
@@ -18,6 +18,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.size < _LEAST_SIZE:
         parser.error(f"--size {options.size} is too small for digits; give at least {_LEAST_SIZE}")
+    if holds_other_files(options.folder):
+        parser.error(f"{options.folder} holds files that are not the demo's; give a new folder")
     write_yolo_dataset(options.folder, train=0, val=options.count, size=options.size)
 
 

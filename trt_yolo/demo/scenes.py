@@ -77,12 +77,25 @@ def write_yolo_dataset(folder: Path, *, train: int = 1000, val: int = 200, size:
             one = scene(index, split=split, size=size)
             write_jpeg(images / f"{index:05d}.jpg", one.image_bgr)
             (labels / f"{index:05d}.txt").write_text(_yolo_label(one))
-    names = "".join(f"  {key}: '{name}'\n" for key, name in NAMES.items())
     data = folder / "data.yaml"
-    data.write_text(
-        f"path: {folder.resolve()}\ntrain: images/{'train' if train else 'val'}\nval: images/val\nnames:\n{names}"
-    )
+    data.write_text(_data_yaml(folder, "train" if train else "val"))
     return data
+
+
+def holds_other_files(folder: Path) -> bool:
+    """Whether a dataset there would be written among, or over, files that `write_yolo_dataset` did not make."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return False
+    data = folder / "data.yaml"
+    return not data.is_file() or data.read_text(errors="replace") not in (
+        _data_yaml(folder, "train"),
+        _data_yaml(folder, "val"),
+    )
+
+
+def _data_yaml(folder: Path, train: Split) -> str:
+    names = "".join(f"  {key}: '{name}'\n" for key, name in NAMES.items())
+    return f"path: {folder.resolve()}\ntrain: images/{train}\nval: images/val\nnames:\n{names}"
 
 
 @functools.cache

@@ -34,7 +34,7 @@ class Decode(Protocol):
         """(H, W, 3) uint8 BGR, upright; `name` is named in errors.
 
         Raises:
-            ImageError: Empty, no image, or cut short.
+            ImageError: Empty, no image, too large, or damaged.
         """
 
 

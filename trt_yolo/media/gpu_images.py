@@ -1,7 +1,8 @@
 """JPEG files decoded by a GPU, with nvImageCodec (package nvidia-nvimgcodec, extra `nvcodec`).
 
 Enters: an encoded image. Leaves: its pixels on the host, as `media.images.decode_image` gives them. What the GPU does
-not decode, the processor does. Nothing of CUDA is imported before the first image.
+not decode, the processor does, and what may be damaged, since the GPU does not say. Nothing of CUDA is imported before
+the first image.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import numpy.typing as npt
 from trt_yolo.capture_gate import allocating
 from trt_yolo.engine.device import NO_GPU, devices
 from trt_yolo.importing import import_or_refuse
-from trt_yolo.media.images import check_whole, decode_image
+from trt_yolo.media.images import check_header, decode_image
+from trt_yolo.media.jpeg import is_doubtful
 
 _MODULE = "nvidia.nvimgcodec"
-_JPEG = b"\xff\xd8"
 
 _log = logging.getLogger(__name__)
 
@@ -65,11 +66,11 @@ class GpuImageDecoder:
         """(H, W, 3) uint8 BGR, upright; `name` is named in errors.
 
         Raises:
-            ImageError: Empty, no image, or cut short.
+            ImageError: Empty, no image, too large, or damaged.
         """
-        if not data.startswith(_JPEG):
+        header = check_header(data, name=name)
+        if header.kind != "jpeg":
             return decode_image(data, name=name)
-        check_whole(data, name=name)
         reason = "it is of another kind, or damaged"
         try:
             pixels_rgb = self._pixels_rgb(data)
@@ -81,7 +82,8 @@ class GpuImageDecoder:
                     "the GPU does not decode %s, nor what is like it: %s; the processor does", name, reason
                 )
             return decode_image(data, name=name)
-        return np.asarray(cv2.cvtColor(pixels_rgb, cv2.COLOR_RGB2BGR), np.uint8)
+        pixels_bgr = np.asarray(cv2.cvtColor(pixels_rgb, cv2.COLOR_RGB2BGR), np.uint8)
+        return decode_image(data, name=name) if is_doubtful(data, header, pixels_bgr) else pixels_bgr
 
     def _pixels_rgb(self, data: bytes) -> npt.NDArray[np.uint8] | None:
         with allocating():

@@ -1,14 +1,16 @@
-"""Image files: which ones a person meant, and their pixels.
+"""The pixels of image files.
 
-Enters: paths, folders, globs. Leaves: paths in order, and (H, W, 3) uint8 BGR arrays.
-Knows no models. A file that decodes only in part is an error, not half a picture.
+Enters: paths, or encoded images. Leaves: (H, W, 3) uint8 BGR arrays.
+Knows no models. A file that its decoder complains of is an error, not half a picture. Decoders see most damage in
+JPEG, PNG, GIF, AVIF and compressed TIFF, and in any file that is cut short. None sees it where the format holds nothing
+to check by: inside of WebP, JPEG 2000, fax codes in TIFF and uncompressed files, or where the rest stays valid code, as
+after one wrong bit of a JPEG.
 """
 
 from __future__ import annotations
 
-import glob
-import os
-from collections.abc import Sequence
+import functools
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from trt_yolo.errors import ImageError, InputError
+from trt_yolo.errors import ImageError
+from trt_yolo.export.writing import write_files
+from trt_yolo.media.headers import MAX_PIXELS, Header, header_of
+from trt_yolo.media.jpeg import jpeg_pixels
 
 if TYPE_CHECKING:
     from trt_yolo.media.decoding import Decode
@@ -27,36 +32,7 @@ SUFFIXES = frozenset(
      ".tiff", ".webp"}
 )  # fmt: skip
 
-
-def find_images(sources: Sequence[str]) -> list[Path]:
-    """The image files that the sources name, in their order, each source's own sorted by name.
-
-    Args:
-        sources: Files (taken whatever their suffix), folders (their images, not those of folders below),
-            and glob patterns (`**` reaches below).
-
-    Raises:
-        InputError: A source that does not exist, or holds or matches no image.
-    """
-    found: list[Path] = []
-    for source in sources:
-        path = Path(source)
-        if os.path.isdir(source):  # unlike Path's, never raises
-            matches = sorted(entry for entry in path.iterdir() if _is_image(entry))
-            if not matches:
-                raise InputError(f"the folder {source} holds no images; images end in {_suffix_list()}")
-        elif os.path.exists(source):
-            matches = [path]
-        elif glob.has_magic(source):
-            matches = sorted(
-                Path(name) for name in glob.glob(source, recursive=True) if _is_image(Path(name))
-            )
-            if not matches:
-                raise InputError(f"no image matches {source}; images end in {_suffix_list()}")
-        else:
-            raise InputError(f"no such file or folder: {source}; give images, folders or glob patterns")
-        found.extend(matches)
-    return found
+_log = logging.getLogger(__name__)
 
 
 def read_image(path: Path, decode: Decode | None = None) -> npt.NDArray[np.uint8]:
@@ -67,7 +43,7 @@ def read_image(path: Path, decode: Decode | None = None) -> npt.NDArray[np.uint8
         decode: What decodes it; None: `decode_image`.
 
     Raises:
-        ImageError: The file cannot be read, is no image, or is cut short.
+        ImageError: The file cannot be read, is no image, has more than 268 million pixels, or is damaged.
     """
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
@@ -82,61 +58,92 @@ def decode_image(data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
     """The pixels of an encoded image, as `read_image` returns them; `name` is named in errors.
 
     Raises:
-        ImageError: Empty, no image, or cut short.
+        ImageError: Empty, no image, too large, or damaged.
     """
-    check_whole(data, name=name)
+    header = check_header(data, name=name)
+    pixels: npt.NDArray[np.uint8] | None = None
+    if header.kind == "jpeg":
+        pixels = jpeg_pixels(data, header, name=name)
+    elif header.kind == "tiff":
+        from trt_yolo.media.pillow_images import tiff_pixels  # OpenCV goes on where libtiff complains
+
+        pixels = tiff_pixels(data, name=name)
+    if pixels is None:
+        pixels = _opencv_pixels(data, header, name=name)
+    if header.frames > 1:
+        _say_frames(name, header)
+    return _turned(pixels, header.orientation)
+
+
+def check_header(data: bytes, *, name: str) -> Header:
+    """What the image says of itself.
+
+    Raises:
+        ImageError: No data, more pixels than are read, or a JPEG or PNG whose end is missing.
+    """
+    if not data:
+        raise ImageError(f"{name} is empty; copy it again")
+    header = header_of(data)
+    _check_size(header.size_wh, name=name)
+    if not header.is_whole:
+        raise ImageError(f"{name} is cut short: its end is missing; copy it again")
+    return header
+
+
+def _opencv_pixels(data: bytes, header: Header, *, name: str) -> npt.NDArray[np.uint8]:
+    flags = cv2.IMREAD_COLOR  # alone, it turns the image; not every version does so for every kind
+    if header.kind != "tiff":
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         if "MAX_IMAGE" in error.err:
-            raise ImageError(f"{name} has more pixels than any camera; give a smaller image") from error
+            raise ImageError(f"{name} has more pixels than OpenCV reads; give a smaller image") from error
         raise ImageError(f"{name} cannot be decoded ({error.err}); convert it to JPEG or PNG") from error
     except MemoryError as error:
         raise ImageError(f"{name} needs more memory than there is; give a smaller image") from error
     if image is None or image.dtype != np.uint8:
-        raise ImageError(
-            f"{name} is no image that OpenCV can decode; give a JPEG, PNG, BMP, TIFF or WebP file"
-        )
+        raise ImageError(_why_no_image(data, name=name))
+    _check_size((image.shape[1], image.shape[0]), name=name)  # of a kind whose header is not known here
     return np.asarray(image, np.uint8)
 
 
-def check_whole(data: bytes, *, name: str) -> None:
-    """Raises ImageError for no data, and for a JPEG or PNG whose end is missing."""
-    if not data:
-        raise ImageError(f"{name} is empty; copy it again")
-    if _is_cut_short(data):
-        raise ImageError(f"{name} is cut short: its end is missing; copy it again")
+def _why_no_image(data: bytes, *, name: str) -> str:
+    from trt_yolo.media.pillow_images import complaint
+
+    if reason := complaint(data):
+        return f"{name} cannot be decoded whole: {reason}; copy it again"
+    return f"{name} is no image that OpenCV can decode; give a JPEG, PNG, BMP, TIFF or WebP file"
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()
+def _check_size(size_wh: tuple[int, int], *, name: str) -> None:
+    width, height = size_wh
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{name} has {width}x{height} pixels, more than the {MAX_PIXELS:,} that are read from a file; "
+            "give a smaller image, or its pixels as an array"
+        )
 
 
-def _suffix_list() -> str:
-    return ".jpg, .png, .bmp, .tif or .webp"
+@functools.lru_cache(1024)
+def _say_frames(name: str, header: Header) -> None:
+    """Once for each file."""
+    what, advice = (
+        ("pages", "save each as a file") if header.kind == "tiff" else ("frames", "convert it to MP4")
+    )
+    _log.warning("%s holds %d %s; only the first is used; %s to use all", name, header.frames, what, advice)
 
 
-def _is_cut_short(data: bytes) -> bool:
-    """Whether the end of a JPEG or PNG is missing: decoders fill the rest with grey and call it success."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return b"IEND" not in data
-    return data.startswith(b"\xff\xd8") and data.find(b"\xff\xd9", _jpeg_scan_start(data)) < 0
-
-
-def _jpeg_scan_start(data: bytes) -> int:
-    """Where a JPEG's pixel data begins. Segments before it are stepped over: a thumbnail has an end too."""
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xDA:  # start of scan
-            return position
-        is_filling = marker == 0xFF
-        position += 1 if is_filling else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return min(position, len(data))
+def _turned(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    """Upright; `orientation` as EXIF counts, 1 to 8: what is stored is mirrored where it is 2, 4, 5 or 7."""
+    if orientation >= 5:
+        pixels = np.asarray(cv2.transpose(pixels), np.uint8)
+    flips = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}  # OpenCV's codes: 1 swaps left and right, 0 top and bottom
+    return np.asarray(cv2.flip(pixels, flips[orientation]), np.uint8) if orientation in flips else pixels
 
 
 def write_jpeg(path: Path, image_bgr: npt.NDArray[np.uint8]) -> None:
-    """Writes a JPEG of quality 92.
+    """Writes a JPEG of quality 92, whole or not at all; its folder is made.
 
     Raises:
         ImageError: Larger than a JPEG can be, 65,500 pixels a side.
@@ -148,4 +155,4 @@ def write_jpeg(path: Path, image_bgr: npt.NDArray[np.uint8]) -> None:
             f"{path} cannot be a JPEG: {height}x{width} pixels, and {_JPEG_MAX_SIDE} a side are possible"
         )
     _, data = cv2.imencode(".jpg", image_bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])
-    path.write_bytes(data.tobytes())
+    write_files({path: data.tobytes()})

@@ -1,4 +1,4 @@
-"""The frames of a video file, decoded by OpenCV on the processor, or by a GPU's own decoder with PyNvVideoCodec.
+"""The frames of a video file, decoded by FFmpeg on the processor, or by a GPU's own decoder with PyNvVideoCodec.
 
 Enters: a path. Leaves: (H, W, 3) uint8 BGR frames, one after another; memory does not grow with the file. Knows no
 models. `auto` measures both on the file's first frames, and takes the faster.
@@ -10,10 +10,10 @@ import contextlib
 import importlib.util
 import itertools
 import logging
-import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,11 +21,10 @@ import numpy.typing as npt
 
 from trt_yolo.capture_gate import allocating
 from trt_yolo.engine.device import NO_GPU, devices
-from trt_yolo.errors import InputError, MissingDependencyError
+from trt_yolo.errors import ImageError, MissingDependencyError
 from trt_yolo.importing import import_or_refuse
 from trt_yolo.media.decoding import DecoderName
-
-SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
+from trt_yolo.media.video_file import VideoFile
 
 Frame = npt.NDArray[np.uint8]
 Frames = Generator[Frame, None, None]
@@ -35,14 +34,6 @@ _TRIAL = 12  # frames of each
 _AT_ONCE = 4  # frames that a GPU is asked for at a time
 
 _log = logging.getLogger(__name__)
-
-# FFmpeg reads it when the first video is opened: what is wrong with a file is said once, by us
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-
-
-def is_video(path: str | Path) -> bool:
-    """Whether a file's name says that it is a video."""
-    return Path(path).suffix.lower() in SUFFIXES
 
 
 def why_not() -> str:
@@ -55,7 +46,7 @@ def why_not() -> str:
 
 
 def read_video(path: str | Path, *, decoder: DecoderName = "auto", device: int = 0) -> Frames:
-    """The frames of a video file, in order. Each is an array of its own.
+    """The frames of a video file, in order and upright. Each is an array of its own.
 
     Args:
         path: The file.
@@ -63,7 +54,7 @@ def read_video(path: str | Path, *, decoder: DecoderName = "auto", device: int =
         device: The GPU, as CUDA counts.
 
     Raises:
-        InputError: No such file, no video, or one that ends before its end.
+        ImageError: No such file, no video, or, after the frames that could be decoded, a damaged one.
         MissingDependencyError: `gpu`, and none can decode.
     """
     path = Path(path)
@@ -81,62 +72,55 @@ def read_video(path: str | Path, *, decoder: DecoderName = "auto", device: int =
 def _check(path: Path) -> None:
     try:
         if not path.exists():
-            raise InputError(f"no such file: {path}; give a video")
+            raise ImageError(f"no such file: {path}; give a video")
         if path.is_dir():
-            raise InputError(f"{path} is a folder; give a video")
+            raise ImageError(f"{path} is a folder; give a video")
+        if not path.is_file():
+            raise ImageError(f"{path} is a device or a pipe; give a video file")
         with path.open("rb") as file:
             if not file.read(1):
-                raise InputError(f"{path} is empty; copy it again")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+                raise ImageError(f"{path} is empty; copy it again")
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise ImageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _on_cpu(path: Path) -> Frames:
-    capture = cv2.VideoCapture(str(path))
-    try:
-        promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
-        count = 0
-        while True:
-            found, frame = capture.read()
-            if not found:
-                break
-            count += 1
-            yield np.asarray(frame, np.uint8)
-        _check_end(path, count, promised)
-    finally:
-        capture.release()
+    with VideoFile(path) as file:
+        yield from file.frames()
+        file.check_end()
 
 
 def _on_gpu(path: Path, device: int) -> Frames:
     codec = import_or_refuse(
         _MODULE, purpose="decoding videos on a GPU", package="PyNvVideoCodec", extra="nvcodec"
     )
-    try:
-        with allocating():
-            decoder = codec.SimpleDecoder(
-                str(path), gpu_id=device, use_device_memory=False, output_color_type=codec.OutputColorType.RGB
-            )
-        promised, count = len(decoder), 0
-        while count < promised:
+    with VideoFile(path) as file:
+        file.check_plain()
+        try:
             with allocating():
-                found = decoder.get_batch_frames(min(_AT_ONCE, promised - count))
-            if not found:
-                break
-            for frame in found:  # its memory is the decoder's: the conversion copies
-                count += 1
-                rgb = np.asarray(np.from_dlpack(frame), np.uint8)
-                yield np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)
-    except RuntimeError as error:
-        said = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is no video that the GPU decodes ({said}); try the decoder cpu") from error
-    _check_end(path, count, promised)
+                decoder = codec.SimpleDecoder(
+                    str(path),
+                    gpu_id=device,
+                    use_device_memory=False,
+                    output_color_type=codec.OutputColorType.RGB,
+                )
+            while found := _batch_of(decoder):
+                for frame in found:  # its memory is the decoder's: the conversion copies
+                    rgb = np.asarray(np.from_dlpack(frame), np.uint8)
+                    file.count += 1
+                    yield np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)
+        except RuntimeError as error:
+            said = " ".join(str(error).split())[:200]
+            raise ImageError(
+                f"{path} is no video that the GPU decodes ({said}); try the decoder cpu"
+            ) from error
+        file.check_end()
 
 
-def _check_end(path: Path, count: int, promised: int) -> None:
-    if not count:
-        raise InputError(f"{path} is no video that can be decoded; give an MP4, MKV, AVI, MOV or WebM file")
-    if count < 0.9 * promised:  # containers promise a few more than there are
-        raise InputError(f"{path} is cut short: {count} of {promised} frames could be decoded; copy it again")
+def _batch_of(decoder: Any) -> list[Any]:
+    """The next frames, none at the end: how many there are, a container only promises."""
+    with allocating():
+        return list(decoder.get_batch_frames(_AT_ONCE))
 
 
 def _faster(cpu: Callable[[], Frames], gpu: Callable[[], Frames], path: Path) -> Frames:
@@ -145,7 +129,7 @@ def _faster(cpu: Callable[[], Frames], gpu: Callable[[], Frames], path: Path) ->
     first: list[Frame] = []
     try:
         gpu_s = _timed(begun, first)
-    except (MissingDependencyError, InputError) as error:
+    except (MissingDependencyError, ImageError) as error:
         _log.info("%s is decoded by the processor: %s", path, error)
         begun.close()
         yield from cpu()
