@@ -160,7 +160,7 @@ def test_export_of_bad_input(
         ("weights.pt", ["weights.pt holds no YOLO model", "state_dict", "best.pt"]),
         ("wrapped.pt", ["wrapped.pt holds no YOLO model", "state_dict", "best.pt"]),
         ("tensor.pt", ["tensor.pt holds no YOLO model", "best.pt"]),
-        ("old.pt", ["old.pt is damaged or not a PyTorch checkpoint", "again"]),
+        ("old.pt", ["old.pt is a classification model", "detection models"]),
     ],
 )
 @pytest.mark.usefixtures("_torch_files")
@@ -208,9 +208,9 @@ _PREDICTIONS = [
     (["evil.pt", "good"], ["evil.pt was refused", "posix.system", "source you trust"]),
     (["model.engine", "good"], ["no such file: model.engine", "give an .engine"]),
     (["deploy.onnx"], ["sources", "--help"]),
-    (["deploy.onnx", "missing.jpg"], ["missing.jpg", "give images"]),
-    (["deploy.onnx", "good", "missing.jpg"], ["missing.jpg", "give images"]),
-    (["deploy.onnx", "x" * 300], ["x" * 300, "give images"]),
+    (["deploy.onnx", "missing.jpg"], ["missing.jpg", "give files"]),
+    (["deploy.onnx", "good", "missing.jpg"], ["missing.jpg", "give files"]),
+    (["deploy.onnx", "x" * 300], ["x" * 300, "give files"]),
     (["deploy.onnx", "folder.pt"], ["folder.pt", "no images", ".jpg"]),
     (["deploy.onnx", "*.gif"], ["*.gif", ".jpg"]),
     (["deploy.onnx", "good", "--conf", "2"], ["conf", "2", "0 to 1"]),

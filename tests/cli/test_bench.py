@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,9 @@ from typing import Any
 import pytest
 
 from tests.cli.commands import Command, assert_one_error, run_process
-from trt_yolo.cores import available_cores
+from trt_yolo.cores import usable_cpus
+from trt_yolo.demo.scenes import scene
+from trt_yolo.media.images import write_jpeg
 
 QUICK = ("--duration", "0.5", "--min-count", "3")
 
@@ -36,8 +39,8 @@ def test_two_loads_and_three_scopes_by_default(demo_onnx: Path, cli: Command) ->
     run = found["runs"][0]
     assert run["model"]["precision"] == "fp32"
     assert len(run["model"]["sha256"]) == 64
-    assert run["setting"]["threads"] == len(available_cores())
-    assert found["machine"]["cores"] == len(available_cores())
+    assert run["setting"]["threads"] == usable_cpus().count
+    assert found["machine"]["cores"] == len(usable_cpus().cores)
     assert found["data"].startswith("demo scenes")
     assert found["command"].startswith("trt-yolo bench")
 
@@ -73,7 +76,7 @@ def test_own_images_a_batch_and_workers(
     assert (found["images"], found["data"]) == (3, str(tmp_path))
     setting = found["runs"][0]["setting"]
     assert (setting["batch"], setting["workers"]) == (4, 2)
-    assert setting["threads"] == max(1, len(available_cores()) // 2)
+    assert setting["threads"] == max(1, usable_cpus().count // 2)
 
 
 def test_every_load_by_word_and_by_option(demo_onnx: Path, cli: Command) -> None:
@@ -213,6 +216,45 @@ def test_what_is_refused(arguments: list[str], parts: list[str], demo_onnx: Path
     assert_one_error(cli("bench", str(demo_onnx), *arguments), *parts)
 
 
+@pytest.mark.parametrize("option", ["--csv", "--samples", "--html"])
+def test_what_is_measured_is_not_written_over(
+    option: str, demo_onnx: Path, tmp_path: Path, cli: Command
+) -> None:
+    pytest.importorskip("plotly")
+    paths = [tmp_path / "model.onnx", tmp_path / "photos" / "0.jpg"]
+    paths[1].parent.mkdir()
+    write_jpeg(paths[1], scene(0).image_bgr)
+    shutil.copy(demo_onnx, paths[0])
+    for path in paths:
+        before = path.read_bytes()
+        refused = cli("bench", str(paths[0]), "--data", str(paths[1].parent), option, str(path))
+        assert_one_error(refused, f"{path} is an input of this command", "another name")
+        assert path.read_bytes() == before
+
+
+def _small_files_only() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+
+def test_a_full_disk_leaves_no_half_table(demo_onnx: Path, tmp_path: Path) -> None:
+    write_jpeg(tmp_path / "photo.jpg", scene(0).image_bgr)
+    arguments = [
+        str(demo_onnx),
+        "offline",
+        "--scope",
+        "engine",
+        "--data",
+        str(tmp_path / "photo.jpg"),
+        *QUICK,
+    ]
+    table = tmp_path / "a.csv"
+    done = run_process("bench", *arguments, "--csv", str(table), before=_small_files_only)
+    assert (done.code, done.err) == (
+        1, f"error: cannot write {table}: File too large; the result is printed above\n"
+    )  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
+
+
 def test_a_baseline_of_another_schema(demo_onnx: Path, tmp_path: Path, cli: Command) -> None:
     path = tmp_path / "old.json"
     path.write_text('{"tool": "trt-yolo bench", "schema": 0, "runs": [{}]}\n')
@@ -254,7 +296,7 @@ def test_the_runtime_is_measured_in_two_tables_and_one_line(demo_onnx: Path, cli
         "e2e_vs_limit",
         "rss_slope_bytes_per_frame",
     } <= {name for name, value in result.items() if isinstance(value, float)}
-    assert (result["workers"], result["threads"]) == (max(2, len(available_cores())), 1)
+    assert (result["workers"], result["threads"]) == (max(2, usable_cpus().count), 1)
 
 
 def test_the_runtime_has_no_batch(demo_onnx: Path, cli: Command) -> None:

@@ -50,16 +50,12 @@ def _sha256(path: Path) -> str:
 
 
 def _contents(folder: Path) -> dict[str, str]:
-    """The files of a folder and below, without the locks, which stay."""
-    return {
-        str(path.relative_to(folder)): _sha256(path)
-        for path in folder.rglob("*")
-        if path.is_file() and not path.name.endswith(".lock")
-    }
+    """The files of a folder and below."""
+    return {str(path.relative_to(folder)): _sha256(path) for path in folder.rglob("*") if path.is_file()}
 
 
 def _stamps(folder: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if not path.name.endswith(".lock")}
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def _files_of(stem: str, *, onnx_stem: str | None = None) -> set[str]:
@@ -549,12 +545,23 @@ def _at_work(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("moment", "everyone", "had_one"),
-    [(_begun, False, False), (_begun, True, True), (_at_work, False, True), (_at_work, True, False)],
-    ids=["begun", "begun, group, second", "at work, second", "at work, group"],
+    ("number", "moment", "everyone", "had_one"),
+    [
+        (signal.SIGINT, _begun, False, False),
+        (signal.SIGINT, _begun, True, True),
+        (signal.SIGINT, _at_work, False, True),
+        (signal.SIGINT, _at_work, True, False),
+        (signal.SIGTERM, _at_work, False, False),
+    ],
+    ids=["begun", "begun, group, second", "at work, second", "at work, group", "SIGTERM"],
 )
 def test_control_c_during_a_build(
-    moment: Callable[[Path], bool], everyone: bool, had_one: bool, demo_onnx: Path, tmp_path: Path
+    number: int,
+    moment: Callable[[Path], bool],
+    everyone: bool,
+    had_one: bool,
+    demo_onnx: Path,
+    tmp_path: Path,
 ) -> None:
     """A terminal sends it to the whole group. The builder ends too, and the old engine is as it was."""
     graph = Path(shutil.copy(demo_onnx, tmp_path))
@@ -567,15 +574,15 @@ def test_control_c_during_a_build(
         assert wait_until(lambda: moment(tmp_path), timeout_s=30)
         builders = children_of(process.pid)
         if everyone:
-            os.killpg(process.pid, signal.SIGINT)
+            os.killpg(process.pid, number)
         else:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
         out, err = process.communicate(timeout=TIMEOUT_S)
         assert wait_until(lambda: not any(map(is_running, builders)))
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    assert (process.returncode, out, err) == (130, "", "")
+    assert (process.returncode, out, err) == (128 + number, "", "")
     assert _contents(tmp_path) == before
     if had_one:
         assert engine_at(tmp_path / "demo-rtx.engine").manifest is not None

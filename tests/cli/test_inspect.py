@@ -81,11 +81,17 @@ def test_a_page_that_cannot_be_written_is_one_error(
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_page_does_not_replace_the_model(tmp_path: Path, cli: Command) -> None:
-    model = tmp_path / "model.onnx"
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.json", "times.json", "link.html"])
+def test_a_page_does_not_replace_what_it_is_made_from(name: str, tmp_path: Path, cli: Command) -> None:
+    model, page = tmp_path / "model.onnx", tmp_path / name
     model.write_bytes(_relu())
-    assert_one_error(cli("inspect", str(model), "--html", str(model)), "the model itself")
-    assert model.read_bytes() == _relu()
+    (tmp_path / "model.onnx.json").write_text("{}")
+    (tmp_path / "times.json").write_text('[{"name": "relu", "medianMs": 1}]')
+    (tmp_path / "link.html").symlink_to(model)
+    before = page.read_bytes()
+    refused = cli("inspect", str(model), "--times", str(tmp_path / "times.json"), "--html", str(page))
+    assert_one_error(refused, f"{page} is an input of this command")
+    assert page.read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.pt", "model.xyz"])

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Optional, cast
 import typer
 
 from trt_yolo.cli.bench_runtime import bench_runtime
-from trt_yolo.cli.gpu_options import DecoderOption, DevicesOption, ProviderOption, devices_of
+from trt_yolo.cli.gpu_options import (
+    DecoderOption,
+    DevicesOption,
+    ProviderOption,
+    SpinOption,
+    devices_of,
+    spin_of,
+)
 
 if TYPE_CHECKING:
     from trt_yolo.backends.onnxruntime_providers import ProviderName
@@ -101,6 +108,7 @@ def bench(
     devices: DevicesOption = "0",
     graphs: Annotated[bool, typer.Option(help="Whether a GPU's batches are captured as graphs.")] = True,
     provider: ProviderOption = "auto",
+    spin: SpinOption = None,
     decoder: DecoderOption = "auto",
     peers: Annotated[
         Optional[str],  # noqa: UP045
@@ -147,6 +155,7 @@ def bench(
         share_of,
     )
     from trt_yolo.bench.scenario import scenario_words, split_words
+    from trt_yolo.export.writing import check_no_input
 
     given = list(words or []) + (scenario_words(scenario) if scenario is not None else [])
     models, loads = split_words(given)
@@ -154,7 +163,7 @@ def bench(
         _refuse_with_runtime(models, loads=loads, batch=batch)
         model = models[0] if models else None
         only = {"workers": _single(workers, "--workers"), "threads": _single(threads, "--threads")}
-        bench_runtime(model, data, seconds=duration, only_json=json_line, **only)
+        bench_runtime(model, data, seconds=duration, spin=spin_of(spin), only_json=json_line, **only)
         return
     options = BenchOptions(
         models=tuple(models) or (None,),
@@ -168,6 +177,7 @@ def bench(
             devices=tuple(devices_of(devices)),
             graphs=graphs,
             provider=cast("ProviderName", provider),
+            spin=spin_of(spin),
             decoder=cast("DecoderName", decoder),
         ),
         scopes=scopes_of(scope),
@@ -184,6 +194,8 @@ def bench(
         _check_writable(path, option)
     with tempfile.TemporaryDirectory(prefix="trt-yolo-") as folder:
         paths, source = _images(data, Path(folder), options)
+        for path in filter(None, (samples, csv, html)):
+            check_no_input(path, [*models, *(f"{one}.json" for one in models), data, baseline, *paths])
         under_way, report = _measured(options, paths, source)
     _show(report, only_json=json_line)
     _write(report, under_way, samples=samples, csv=csv, html=html)
@@ -261,14 +273,17 @@ def _check_writable(path: Path | None, option: str) -> None:
     """Refuses before anything is measured what could not be written afterwards."""
     from trt_yolo.bench.page import check_plots
     from trt_yolo.errors import InputError
+    from trt_yolo.paths import why_not_writable
 
     if path is None:
         return
     if option == "--html":
         check_plots()
-    if path.is_dir() or not path.parent.is_dir():
-        kind = "is a folder" if path.is_dir() else f"cannot be made: there is no folder {path.parent}"
-        raise InputError(f"{option} {path} {kind}; give the name of a file in a folder that is there")
+    reason = why_not_writable(path)
+    if reason is not None:
+        raise InputError(
+            f"{option} {path} {reason}; give the name of a file in a folder that you may write to"
+        )
 
 
 def _images(data: str | None, folder: Path, options: BenchOptions) -> tuple[list[Path], str]:
@@ -288,7 +303,8 @@ def readable(data: str) -> list[Path]:
     """The images that can be read; the others are reported and left out."""
     from trt_yolo.cli.render import warn
     from trt_yolo.errors import ImageError
-    from trt_yolo.media.images import find_images, read_image
+    from trt_yolo.media.images import read_image
+    from trt_yolo.media.sources import find_images
 
     paths = []
     for path in find_images([data]):
@@ -376,19 +392,19 @@ def _write(
     report: Report, under_way: Bench, *, samples: Path | None, csv: Path | None, html: Path | None
 ) -> None:
     """Writes the files that were asked for; the result has been printed by then."""
+    from trt_yolo.bench.page import page_of
     from trt_yolo.bench.tables import write_csv, write_samples
     from trt_yolo.errors import InputError
+    from trt_yolo.export.writing import write_files
 
-    try:
-        if samples is not None:
-            write_samples(samples, under_way.windows())
-        if csv is not None:
-            write_csv(csv, report)
-        if html is not None:
-            from trt_yolo.bench.page import page_of
-
-            html.write_text(page_of(report.to_dict()), encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"cannot write {error.filename}: {error.strerror}; the result is printed above"
-        ) from error
+    writers: list[tuple[Path | None, Callable[[Path], None]]] = [
+        (samples, lambda path: write_samples(path, under_way.windows())),
+        (csv, lambda path: write_csv(path, report)),
+        (html, lambda path: write_files({path: page_of(report.to_dict()).encode()})),
+    ]
+    for path, write in writers:
+        try:
+            if path is not None:
+                write(path)
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}; the result is printed above") from error

@@ -155,10 +155,12 @@ def export(
     from trt_yolo.export.engine_from_model import DEFAULT_OUT, engine_from_model
     from trt_yolo.export.exporting import export_model
     from trt_yolo.export.options import Exporter, ExportOptions
+    from trt_yolo.interruption import exit_on_sigterm
     from trt_yolo.precision.calibration import Target
     from trt_yolo.precision.making import MethodChoice, PrecisionOptions
     from trt_yolo.shapes import parse_batch, parse_imgsz
 
+    exit_on_sigterm()
     if strip_header or Path(model or "").suffix.lower() in (".engine", ".plan"):
         _strip(model, out, strip_header=strip_header)
         return
@@ -253,7 +255,7 @@ def _precision(fp16: bool, int8: bool) -> Precision:
 def _check_images(data: str) -> list[Path]:
     """The first of the images that are given, which check the float graph."""
     from trt_yolo.evaluation.dataset import dataset_from_yaml
-    from trt_yolo.media.images import find_images
+    from trt_yolo.media.sources import find_images
 
     if Path(data).suffix.lower() in (".yaml", ".yml"):
         return dataset_from_yaml(Path(data), split="val").images[:_CHECK_IMAGES]
@@ -336,6 +338,8 @@ def _engine_rows(report: ExportReport) -> list[list[str]]:
 
 
 def _accuracy_rows(accuracy: PrecisionReport) -> list[list[str]]:
+    from trt_yolo.precision.speed import speed_in_words
+
     before, after = accuracy.before, accuracy.after
     rows = [
         [
@@ -359,6 +363,8 @@ def _accuracy_rows(accuracy: PrecisionReport) -> list[list[str]]:
             ],
             ["int8", f"{accuracy.int8_share:.1%} of the multiply-accumulates, for {accuracy.target}"],
         ]
+    if accuracy.speedup is not None:
+        rows.append(["speed", speed_in_words(accuracy.speedup, accuracy.instructions)])
     ratio = accuracy.bytes_after / accuracy.bytes_before
     return [
         *rows,

@@ -32,7 +32,7 @@ def inspect(
     if times is not None:
         inspection = _with_times(inspection, times)
     if html is not None:
-        _write_page(inspection, html)
+        _write_page(inspection, html, times)
     _show(inspection)
     if html is not None:
         typer.echo(f"wrote {html}")
@@ -82,9 +82,10 @@ def _format(file: Path) -> Format:
     import os
 
     from trt_yolo.errors import InputError
+    from trt_yolo.paths import absence
 
     if not os.path.exists(file):  # unlike Path.exists, never raises
-        raise InputError(f"no such file: {file}; give the path of a .pt, an .onnx or an .engine")
+        raise InputError(f"{absence(file)}; give the path of a .pt, an .onnx or an .engine")
     if not file.is_file():
         raise InputError(f"{file} is no file; give the path of a .pt, an .onnx or an .engine")
     try:
@@ -114,16 +115,16 @@ def _format_of_bytes(start: bytes) -> Format | None:
     return None
 
 
-def _write_page(inspection: Inspection, page: Path) -> None:
+def _write_page(inspection: Inspection, page: Path, times: Path | None) -> None:
     import os
 
     from trt_yolo.errors import InputError
-    from trt_yolo.export.writing import write_together
+    from trt_yolo.export.writing import check_no_input, write_together
     from trt_yolo.inspection.page import page_from_inspection
 
-    if os.path.exists(page) and (page.is_dir() or page.samefile(inspection.path)):
-        what = "a folder" if page.is_dir() else "the model itself"
-        raise InputError(f"{page} is {what}; give the name of a page with --html, such as model.html")
+    if os.path.isdir(page):
+        raise InputError(f"{page} is a folder; give the name of a page with --html, such as model.html")
+    check_no_input(page, [inspection.path, f"{inspection.path}.json", times])
     text = page_from_inspection(inspection)
     try:
         write_together({page: text.encode("utf-8", "replace")})

@@ -2,35 +2,100 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 import logging
 import os
 import sys
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from trt_yolo.cli.bench import bench
 from trt_yolo.cli.doctor import doctor
 from trt_yolo.cli.export import export
+from trt_yolo.cli.foreign_options import Equivalent, Options, equivalents, equivalents_at_start, sentence
 from trt_yolo.cli.inspect import inspect
 from trt_yolo.cli.predict import predict
+from trt_yolo.cli.standard_streams import flush_standard_streams, open_standard_streams
+from trt_yolo.cli.system_errors import line_of
 from trt_yolo.cli.val import val
-from trt_yolo.errors import TrtYoloError
+from trt_yolo.errors import InputError, TrtYoloError
 from trt_yolo.version import __version__
+
+_USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # typer ships its own copy of click's since 0.26
+_INTERRUPTED = 130
+
+
+class _Command(TyperCommand):
+    """A command that knows what other tools call its options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        options, words = options_of(ctx.parent.command), list(args)
+        try:
+            rest = super().parse_args(ctx, args)
+        except _USAGE_ERROR as error:
+            _raise_if_foreign(equivalents(self.name or "", words, options), error)
+            raise
+        given = [ctx.params[one.name] for one in self.params if one.param_type_name == "argument"]
+        arguments = [word for one in given for word in (one if isinstance(one, list | tuple) else [one])]
+        pairs = [str(word) for word in arguments if "=" in str(word)]
+        _raise_if_foreign(equivalents(self.name or "", pairs, options))
+        return rest
+
+
+class _Group(TyperGroup):
+    """The commands, and what other tools' commands are called here."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except _USAGE_ERROR as error:
+            _raise_if_foreign(equivalents_at_start(words, options_of(self)), error)
+            raise
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        words = list(args)
+        try:
+            return super().resolve_command(ctx, args)
+        except _USAGE_ERROR:
+            _raise_if_foreign(equivalents_at_start(words, options_of(self)))
+            raise
+
+
+def options_of(group: Any) -> Options:
+    """The options of each command, such as `--imgsz`, and whether they are flags."""
+    return {
+        name: {
+            option: bool(one.is_flag)
+            for one in command.params
+            if one.param_type_name == "option"
+            for option in one.opts + one.secondary_opts
+        }
+        for name, command in group.commands.items()
+    }
+
+
+def _raise_if_foreign(found: Sequence[Equivalent], error: Any = None) -> None:
+    """Tells the equivalents instead of click's error, unless that is about a word that has none."""
+    unknown = getattr(error, "option_name", None)
+    if found and (unknown is None or any(one.typed == unknown for one in found)):
+        raise InputError(sentence(found)) from error
+
 
 app = typer.Typer(
     name="trt-yolo",
+    cls=_Group,
     help="Deploy YOLOv8: export to ONNX and TensorRT, run, measure.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 for command in (export, inspect, predict, val, bench, doctor):
-    app.command()(command)
-
-_USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # typer ships its own copy of click's since 0.26
-_INTERRUPTED = 130
+    app.command(cls=_Command)(command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -49,28 +114,44 @@ def _root(
 
 
 def run() -> None:
-    """Runs the command line; a failure is one line on stderr and exit code 1."""
+    """Runs the command line; a failure is one line on stderr and exit code 1, a reader who left exit code 1 alone."""
+    open_standard_streams()
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # unreadable images are reported by us, once
-    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 28))  # 0.8 GB decoded: nobody's photograph
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file name must not end a command
+    warnings.filterwarnings("ignore", module="PIL")  # of damaged files, which are reported by us
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    code = _exit_code()
+    problem = flush_standard_streams()
+    if problem is not None and not code:
+        code = _failed_in_system(problem)
+    sys.exit(code)
+
+
+def _exit_code() -> int:
+    """Runs the command, and prints its failure."""
     try:
-        code = app(standalone_mode=False)
+        return int(app(standalone_mode=False) or 0)
     except TrtYoloError as error:
-        code = _failed(str(error))
+        return _failed(str(error))
     except _USAGE_ERROR as error:
         message = error.format_message()  # empty where no command was given: the help was printed
-        code = _failed(f"{message} (trt-yolo --help shows the commands and options)") if message else 1
+        return _failed(f"{message} (trt-yolo --help shows the commands and options)") if message else 1
     except (KeyboardInterrupt, typer.Abort):
-        code = _INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us is gone
-        code = 1
-    sys.exit(code)
+        return _INTERRUPTED
+    except OSError as error:
+        return _failed_in_system(error)
+
+
+def _failed_in_system(error: OSError) -> int:
+    if isinstance(error, BrokenPipeError):  # whoever read us has all they wanted
+        return 1
+    line = line_of(error)
+    if line is None:
+        raise error
+    return _failed(line)
 
 
 def _failed(message: str) -> int:
     one_line = "".join(mark if mark.isprintable() else "?" for mark in " ".join(message.split()))
-    typer.echo(f"error: {one_line}", err=True)
+    with contextlib.suppress(OSError):
+        typer.echo(f"error: {one_line}", err=True)
     return 1

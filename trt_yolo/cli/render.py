@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -57,5 +58,6 @@ def progress_bar(*columns: Any) -> Progress:
 
 
 def warn(message: str) -> None:
-    """Prints one line to stderr."""
-    sys.stderr.write(f"warning: {' '.join(message.split())}\n")
+    """Prints one line to stderr, where that can be written to."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"warning: {' '.join(message.split())}\n")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Optional
 
 import typer
 
+from trt_yolo.cli.gpu_options import SpinOption, spin_of
+
 if TYPE_CHECKING:
     from trt_yolo.evaluation.coco import Accuracy, ClassAccuracy
     from trt_yolo.evaluation.dataset import Dataset, Labels
@@ -37,13 +39,14 @@ def val(
         Optional[int],  # noqa: UP045
         typer.Option(help="CPU threads of one inference.", show_default="the cores"),
     ] = None,
+    spin: SpinOption = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="The accuracy of each class too.")] = False,
     json_line: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
     """Measure mAP as `yolo val` does, on labelled images. Exit code 1 if an image could not be read."""
     from trt_yolo.cli.render import print_json, warn
     from trt_yolo.evaluation.dataset import dataset_from_yaml
-    from trt_yolo.loading import threads_of_worker
+    from trt_yolo.loading import chosen_spin, threads_of_worker
     from trt_yolo.shapes import parse_imgsz
 
     imgsz_hw = None if imgsz is None else parse_imgsz(imgsz)
@@ -51,7 +54,8 @@ def val(
     paths = [_path(model) for model in models]
     dataset = dataset_from_yaml(data, split=split)
     skipped: dict[str, None] = {}  # messages in their order, each once
-    with _runners(paths, imgsz_hw, threads) as runners:
+    spins = chosen_spin(spin_of(spin), workers=1, threads=threads)
+    with _runners(paths, imgsz_hw, threads=threads, spin=spins) as runners:
         for path, runner in zip(paths, runners, strict=True):
             _check_classes(path, runner, dataset, data)
         measured = _measure(paths, runners, dataset, skipped)
@@ -97,12 +101,17 @@ def _check_classes(path: Path, runner: HeadRunner, dataset: Dataset, data: Path)
 
 
 @contextlib.contextmanager
-def _runners(paths: list[Path], imgsz_hw: tuple[int, int] | None, threads: int) -> Iterator[list[HeadRunner]]:
+def _runners(
+    paths: list[Path], imgsz_hw: tuple[int, int] | None, *, threads: int, spin: bool
+) -> Iterator[list[HeadRunner]]:
     """All models loaded, so that the last one's fault is told before the first one's work."""
     from trt_yolo.evaluation.head_runner import HeadRunner
 
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(HeadRunner(path, imgsz_hw=imgsz_hw, threads=threads)) for path in paths]
+        yield [
+            stack.enter_context(HeadRunner(path, imgsz_hw=imgsz_hw, threads=threads, spin=spin))
+            for path in paths
+        ]
 
 
 def _measure(
