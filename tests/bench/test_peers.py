@@ -106,6 +106,12 @@ def test_a_peer_finds_what_trt_yolo_finds(name: str, options: PeerOptions, wante
         assert_detections_match(_detections(rows), detections)
 
 
+def test_more_images_than_a_command_line_holds(options: PeerOptions) -> None:
+    many = PeerOptions(**{**options, "images": options["images"] * 5000})
+    with PeerProcess("queue", many) as peer:
+        assert peer.images_per_s(10) > 0
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize("name", ["ultralytics", "seed"])
