@@ -12,18 +12,22 @@ from typing import Any
 
 import pytest
 
+from tests.bench import reports
 from tests.bench.subjects import null_spec, on_a_noisy_machine
+from trt_yolo.bench.advice import advice_for
 from trt_yolo.bench.baseline import read_baseline
 from trt_yolo.bench.benching import Bench
 from trt_yolo.bench.measuring import Plan, Progress
 from trt_yolo.bench.options import BenchOptions
 from trt_yolo.bench.page import page_of
-from trt_yolo.bench.reporting import best_of
+from trt_yolo.bench.reporting import Collected, Sample, best_of, run_of
 from trt_yolo.bench.result import Report
-from trt_yolo.bench.scenario import Scenario
+from trt_yolo.bench.scenario import Scenario, ScenarioName
 from trt_yolo.bench.subject import Layout, Subject
 from trt_yolo.bench.tables import tables_of
+from trt_yolo.bench.window import Window
 from trt_yolo.errors import BackendError, InputError
+from trt_yolo.telemetry import PowerMeter
 
 OFFLINE = (Scenario(name="offline"),)
 QUICK = Plan(seconds=1.0, min_count=5)
@@ -312,3 +316,38 @@ def test_numbers_that_there_are_none_for_are_null(paths: list[Path]) -> None:
     ).to_dict()
     assert values["runs"][0]["scopes"]["engine"]["throughput"]["high"] is None
     json.dumps(values, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("faster", "name", "more", "is_error"),
+    [
+        ("e2e", "offline", {"workers": 2}, True),
+        ("infer", "offline", {"workers": 2}, True),
+        ("e2e", "single-stream", {"workers": 2}, True),
+        ("e2e", "multi-stream", {"workers": 0}, True),
+        ("e2e", "multi-stream", {"workers": 2}, False),  # the bare engine is asked by one session
+        ("e2e", "offline", {"streams": 2, "devices": (0,)}, False),  # batches overlap on the GPU
+        ("e2e", "offline", {"streams": 1, "workers": 1, "devices": (0,)}, True),
+        ("engine", "offline", {"workers": 2}, False),
+    ],
+)
+def test_what_contains_the_engine_and_is_faster_is_an_error_of_measurement(
+    faster: str, name: ScenarioName, more: dict[str, Any], is_error: bool
+) -> None:
+    """By 16%, as a count from answer to answer once said."""
+    slow = [Window(started_s=float(n), seconds=1.0, images=100 + n % 2) for n in range(10)]
+    fast = [dataclasses.replace(window, images=round(1.16 * window.images)) for window in slow]
+    samples = {scope: Sample(fast if scope == faster else slow) for scope in ("e2e", "engine")}
+    if faster == "infer":
+        samples = {"infer": Sample(fast), "engine": Sample(slow)}
+    collected = Collected(reports.model(), reports.setting(**more), Scenario(name=name), samples=samples)
+    with PowerMeter() as meter:
+        run = run_of(collected, meter)
+    (ratio,) = run.ratios.values()
+    assert ratio.is_error == is_error
+    report = reports.report(run)
+    said = [line for line in advice_for(report) if line.startswith("ERROR OF MEASUREMENT")]
+    assert len(said) == is_error
+    assert ("measurement error (1.16" in "".join(map(str, tables_of(report)))) == (
+        is_error and faster == "e2e"
+    )

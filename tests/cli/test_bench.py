@@ -272,7 +272,7 @@ def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     from trt_yolo.bench import runtime
 
     for name, value in (
-        ("_WINDOWS", 1), ("_RING_WINDOWS", 1), ("_RING_FRAMES", 100), ("_QUEUE_FRAMES", 10), ("_CALLS", 10),
+        ("_WINDOWS", 1), ("_RING_WINDOWS", 1), ("_RING_FRAMES", 100), ("_QUEUE_S", 0.1), ("_CALLS", 10),
         ("MEMORY_FRAMES", 500), ("_MEMORY_STEP", 50),
     ):  # fmt: skip
         monkeypatch.setattr(runtime, name, value)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from trt_yolo.bench.figures import Figures
 from trt_yolo.bench.result import Report, Run
+from trt_yolo.bench.statistics import Ratio
 
 _NEAR = 0.9
 
@@ -92,7 +93,7 @@ def _about_recovery(run: Run) -> str:
 def _about_throughput(run: Run, report: Report) -> Iterator[str]:
     e2e, engine = run.scopes["e2e"], run.scopes["engine"]
     stages = e2e.stages_ms
-    if stages is None or not e2e.images_per_s:
+    if stages is None or not e2e.images_per_s or any(ratio.is_error for ratio in run.ratios.values()):
         return
     host_ms = stages.decode + stages.letterbox
     if host_ms > 0:
@@ -150,6 +151,10 @@ def _about_cameras(run: Run) -> str:
 
 
 def _about_trust(report: Report) -> Iterator[str]:
+    for run in report.runs:
+        for names, ratio in run.ratios.items():
+            if ratio.is_error:
+                yield _about_error(run, names, ratio)
     unsteady = [
         f"{run.scenario['label']} {name}"
         for run in report.runs
@@ -169,6 +174,15 @@ def _about_trust(report: Report) -> Iterator[str]:
         yield "Arrivals came faster than they could be answered, without end: the run was cut. Give a lower --rate."
     if any(_is_lost(figures) for run in report.runs for figures in run.scopes.values()):
         yield "Images were lost. That is a bug in trt-yolo: please report it with this result."
+
+
+def _about_error(run: Run, names: str, ratio: Ratio) -> str:
+    one, other = names.split("/")
+    return (
+        f"ERROR OF MEASUREMENT in {run.model.name}, {run.scenario['label']}: {one} came out {ratio.ratio:.2f} "
+        f"[{ratio.low:.2f}, {ratio.high:.2f}] times as fast as {other}, which it contains. Other programs may have "
+        "run meanwhile: measure again, with a longer --duration."
+    )
 
 
 def _spreads(report: Report) -> Iterator[float]:

@@ -5,9 +5,9 @@ What nothing that is built around an engine can beat. Enters: loaded backends, f
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from trt_yolo.backends.base import Backend
 from trt_yolo.bench.figures import Stages
+from trt_yolo.bench.flow import Flow
 from trt_yolo.bench.loads import closed_loop
 from trt_yolo.bench.scenario import Scenario
 from trt_yolo.bench.window import Window
@@ -57,15 +58,6 @@ class BareEngine:
             return self._latency(seconds, images=1)
         if self._scenario.name == "multi-stream":
             return self._latency(seconds, images=self._scenario.count)
-        if len(self._calls) == 1:
-            calls = self._calls[0]
-            window = closed_loop(lambda: next(calls)(), images=self._batch, seconds=seconds)
-            return Window(
-                started_s=window.started_s,
-                seconds=window.seconds,
-                images=window.images,
-                stages=_as_stage(window.seconds, len(window.queries)),
-            )
         return self._together(seconds)
 
     def _latency(self, seconds: float, *, images: int) -> Window:
@@ -78,14 +70,13 @@ class BareEngine:
         return closed_loop(query, images=images, seconds=seconds)
 
     def _together(self, seconds: float) -> Window:
-        """All sessions at once; counted from when all have begun to when the first one ends."""
-        until_s = time.perf_counter() + seconds
-        ends_s: list[list[float]] = [[] for _ in self._calls]
+        """All sessions at once, each call after call."""
+        flow = Flow(seconds, round_images=len(self._calls) * self._batch)
         errors: list[BaseException] = []
         over = threading.Event()
         threads = [
-            threading.Thread(target=_run, args=(calls, until_s, over, ends, errors), daemon=True)
-            for calls, ends in zip(self._calls, ends_s, strict=True)
+            threading.Thread(target=self._call_on, args=(calls, flow, over, errors), daemon=True)
+            for calls in self._calls
         ]
         for thread in threads:
             thread.start()
@@ -98,34 +89,25 @@ class BareEngine:
                 thread.join()
         if errors:
             raise errors[0]
-        rates = [(len(ends) - 1) / (ends[-1] - ends[0]) for ends in ends_s]
-        start_s, last_s = min(ends[0] for ends in ends_s), max(ends[-1] for ends in ends_s)
-        images = sum(len(ends) - 1 for ends in ends_s) * self._batch
-        return Window(
-            started_s=start_s,
-            seconds=images / (sum(rates) * self._batch),
-            images=images,
-            stages=_as_stage(last_s - start_s, images // self._batch // len(self._calls)),
-        )
+        window = flow.window()
+        call_ms = 1e3 * len(self._calls) * self._batch / window.images_per_s
+        return dataclasses.replace(window, stages=StageTimes(infer=call_ms))
 
-
-def _run(
-    calls: Iterator[Callable[[], object]],
-    until_s: float,
-    over: threading.Event,
-    ends_s: list[float],
-    errors: list[BaseException],
-) -> None:
-    try:
-        while (len(ends_s) < 2 or time.perf_counter() < until_s) and not over.is_set():
-            next(calls)()
-            ends_s.append(time.perf_counter())
-    except Exception as error:  # noqa: BLE001  raised where it is waited for
-        errors.append(error)
-
-
-def _as_stage(seconds: float, calls: int) -> StageTimes:
-    return StageTimes(infer=seconds * 1e3 / max(1, calls))
+    def _call_on(
+        self,
+        calls: Iterator[Callable[[], object]],
+        flow: Flow,
+        over: threading.Event,
+        errors: list[BaseException],
+    ) -> None:
+        """One session's thread."""
+        try:
+            while not flow.is_over and not over.is_set():
+                next(calls)()
+                flow.note(self._batch)
+        except Exception as error:  # noqa: BLE001  raised where it is waited for
+            errors.append(error)
+            over.set()  # the others would wait for its answers
 
 
 def bare_calls(backend: Backend, frames: npt.NDArray[np.uint8], batch: int) -> Iterator[Callable[[], object]]:

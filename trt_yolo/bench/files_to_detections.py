@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trt_yolo.bench.flow import Flow
 from trt_yolo.bench.loads import closed_loop, open_loop, poisson_arrivals, ticks
 from trt_yolo.bench.scenario import Scenario
 from trt_yolo.bench.window import Query, Window
@@ -28,9 +29,7 @@ from trt_yolo.runtime.jobs import StageTimes
 from trt_yolo.runtime.model import Model
 from trt_yolo.runtime.results import Result
 
-_SETTLING = 0.25  # of a window, at most
 _CAMERA_IMAGES = 32
-_LEAST_BATCHES = 3
 _IDLE_S = 0.001
 
 
@@ -44,6 +43,7 @@ class FilesToDetections:
         seed: Of arrivals.
         name: What it is called in results.
         tolerates: Whether images may fail, as they do when workers are killed: errors are counted then.
+        clock: Tells the time of answers, in seconds.
     """
 
     def __init__(
@@ -55,12 +55,13 @@ class FilesToDetections:
         seed: int = 0,
         name: str = "e2e",
         tolerates: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.name = name
         self.is_continuous = scenario.is_open
         self._model, self._scenario, self._seed = model, scenario, seed
         self._files = itertools.cycle(paths)
-        self._tolerates = tolerates
+        self._tolerates, self._clock = tolerates, clock
         self._frames: list[npt.NDArray[np.uint8]] = []
         if scenario.name == "cameras":
             self._frames = [read_image(path) for path in paths[:_CAMERA_IMAGES]]
@@ -94,7 +95,7 @@ class FilesToDetections:
     def _server(self, seconds: float) -> Window:
         assert self._scenario.rate is not None
         arrivals_s = poisson_arrivals(self._scenario.rate, seconds, seed=self._seed)
-        window = open_loop(self._issue, arrivals_s)
+        window = open_loop(self._issue, arrivals_s, seconds=seconds)
         self._seed += 1
         if window.errors and not self._tolerates:
             raise BackendError(f"{window.errors} of {window.offered} images failed; run predict on them")
@@ -105,23 +106,30 @@ class FilesToDetections:
         future.add_done_callback(lambda done: ended(_error(done)))
 
     def _offline(self, seconds: float) -> Window:
-        """A stream of files while it runs evenly; every one of them must come back, once."""
-        batch = self._model.max_batch
-        least = batch * (_LEAST_BATCHES * max(1, self._model.workers) + 1)
-        source = _Source(self._files, seconds, least=least)
-        ends_s: list[float] = []
+        """A stream of files that keeps all workers busy; every one of them must come back, once."""
+        flow = Flow(
+            seconds, round_images=max(1, self._model.workers) * self._model.max_batch, clock=self._clock
+        )
+        offered = errors = answered = 0
         came: set[int] = set()
-        errors = 0
-        stream = self._model.stream(iter(source), ordered=False)
+
+        def files() -> Iterator[Path]:
+            nonlocal offered
+            while not flow.is_over:
+                offered += 1
+                yield next(self._files)
+
+        stream = self._model.stream(files(), ordered=False)
         with contextlib.closing(stream) as results:  # type: ignore[type-var]  # it is a generator
             for result in results:
-                ends_s.append(time.perf_counter())
+                flow.note()
+                answered += 1
                 came.add(result.index)
                 if result.error is not None:
                     self._tolerate(result.error)
                     errors += 1
-        lost = abs(source.offered - len(ends_s)) + len(ends_s) - len(came)
-        return _even_part(source, ends_s, batch=batch, errors=errors, lost=lost)
+        lost = abs(offered - answered) + answered - len(came)
+        return dataclasses.replace(flow.window(), offered=offered, errors=errors, lost=lost)
 
     def _tolerate(self, error: Exception) -> None:
         if not self._tolerates:
@@ -143,7 +151,7 @@ class FilesToDetections:
                     one.result()
             finally:
                 stopped.set()
-        return _of_cameras(cameras, started_s, lost=self._lost_by(cameras))
+        return _of_cameras(cameras, started_s, frames / fps, lost=self._lost_by(cameras))
 
     def _watch(self, camera: _Camera, stopped: threading.Event) -> None:
         stream = self._model.stream(
@@ -166,45 +174,6 @@ class FilesToDetections:
 
     def _lost_by(self, cameras: Sequence[_Camera]) -> int:
         return sum(one.offered - one.dropped - one.errors - len(one.queries) for one in cameras)
-
-
-class _Source:
-    """Files until a moment, at least so many; how many there were."""
-
-    def __init__(self, files: Iterator[Path], seconds: float, *, least: int) -> None:
-        self.started_s = time.perf_counter()
-        self.until_s = self.started_s + seconds
-        self.offered = 0
-        self._files, self._least = files, least
-
-    def __iter__(self) -> Iterator[Path]:
-        while self.offered < self._least or time.perf_counter() < self.until_s:
-            self.offered += 1
-            yield next(self._files)
-
-
-def _even_part(source: _Source, ends_s: Sequence[float], *, batch: int, errors: int, lost: int) -> Window:
-    """The part of a stream in which images came as others were sent, in whole batches.
-
-    Not counted: what came in the first quarter, at least one batch, while workers got going and files were
-    read ahead; and what came after the last one was sent, when nobody read any more. The images of a batch come
-    together: an interval from the last one of a batch to the last one of another holds whole batches.
-    """
-    from_s = source.started_s + _SETTLING * (source.until_s - source.started_s)
-    lasts = range(batch - 1, len(ends_s), batch)
-    settled = [at for at in lasts if from_s <= ends_s[at] <= source.until_s]
-    if len(settled) <= _LEAST_BATCHES:  # slower than the window is long: all that came
-        settled = list(lasts) if len(lasts) > 1 else [0, len(ends_s) - 1]
-    first, last = settled[0], settled[-1]
-    return Window(
-        started_s=ends_s[first],
-        seconds=ends_s[last] - ends_s[first],
-        images=last - first,
-        offered=source.offered,
-        errors=errors,
-        lost=lost,
-        ends_s=ends_s[first + 1 : last + 1],
-    )
 
 
 class _Camera:
@@ -242,12 +211,13 @@ class _Camera:
         self.queries.append(Query(due_s, due_s, time.perf_counter()))
 
 
-def _of_cameras(cameras: Sequence[_Camera], started_s: float, *, lost: int) -> Window:
+def _of_cameras(cameras: Sequence[_Camera], started_s: float, seconds: float, *, lost: int) -> Window:
+    """What came of cameras that ran for so long: the last frame's own time is a part of it."""
     queries = sorted((query for camera in cameras for query in camera.queries), key=lambda one: one.ended_s)
     ends_s = [query.ended_s for query in queries]
     return Window(
         started_s=started_s,
-        seconds=max(ends_s, default=time.perf_counter()) - started_s,
+        seconds=max([started_s + seconds, *ends_s[-1:]]) - started_s,
         images=len(queries),
         queries=queries,
         offered=sum(camera.offered for camera in cameras),

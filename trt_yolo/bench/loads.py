@@ -65,7 +65,7 @@ def poisson_arrivals(rate: float, seconds: float, *, seed: int) -> list[float]:
         arrivals.append(due_s)
 
 
-def open_loop(issue: Issue, arrivals_s: Sequence[float]) -> Window:
+def open_loop(issue: Issue, arrivals_s: Sequence[float], *, seconds: float) -> Window:
     """Sends images when they are due, whether or not earlier ones have been answered.
 
     Latencies count from when an image was due. If it could not be sent then, because all slots were full, it
@@ -75,6 +75,7 @@ def open_loop(issue: Issue, arrivals_s: Sequence[float]) -> Window:
     Args:
         issue: Sends one; may wait for room.
         arrivals_s: When they are due, in seconds after the start, rising.
+        seconds: The time that they are spread over; what came is counted over that, or until the last answer.
     """
     answers = _Answers(len(arrivals_s))
     patience_s = max(_HOPELESS_S, arrivals_s[-1])
@@ -91,7 +92,7 @@ def open_loop(issue: Issue, arrivals_s: Sequence[float]) -> Window:
     ends_s = [query.ended_s for query in queries]
     return Window(
         started_s=started_s,
-        seconds=max(ends_s, default=time.perf_counter()) - started_s,
+        seconds=max([started_s + seconds, *ends_s]) - started_s,
         images=len(queries),
         queries=queries,
         offered=len(arrivals_s),

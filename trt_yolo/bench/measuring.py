@@ -30,7 +30,8 @@ class Plan:
     Attributes:
         seconds: For each contender, warm-up not counted, at the least.
         min_count: Queries (images, where a load has none) of each contender, at the least.
-        windows: In how many windows, at the most; fewer where they would be shorter than a quarter of a second.
+        windows: In how many windows, at the most; fewer where they would be shorter than a quarter of a second, or
+            where a slow model's are longer than asked for: at least 6, but no more than this.
         warm_up_s: The longest warm-up of each contender, in seconds; None: as long as half of `seconds`, at least
             half a second and at most 5.
 
@@ -94,7 +95,11 @@ class Seen:
             return not self.windows
         count = sum(len(window.queries) or window.images for window in self.windows)
         seconds = sum(window.seconds for window in self.windows)
-        return len(self.windows) < plan.count or seconds < plan.seconds or count < plan.min_count
+        return (
+            len(self.windows) < min(plan.windows, _LEAST_WINDOWS)
+            or seconds < plan.seconds
+            or count < plan.min_count
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +191,7 @@ def warm_up(contender: Contender, plan: Plan, say: Say | None = None) -> WarmUp:
             say(progress)
         spent_s = time.perf_counter() - start_s
         is_steady = _agree(rates[-_AGREEING:])
-        if is_steady or (spent_s >= limit_s and len(rates) >= 2):
+        if is_steady or spent_s >= limit_s:
             return WarmUp(seconds=spent_s, windows=len(rates), is_steady=is_steady)
 
 

@@ -69,12 +69,13 @@ def rate_interval_text(throughput: Mapping[str, Any] | None) -> str:
 
 
 def ratio_text(ratio: Mapping[str, Any] | None) -> str:
-    """A ratio with its 95% interval, where it has one."""
+    """A ratio with its 95% interval, where it has one; no result where it cannot be."""
     if ratio is None or ratio.get("ratio") is None:
         return NONE
     interval = interval_of(ratio)
     ends = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval is not None else ""
-    return f"{ratio['ratio']:.2f}{ends}"
+    text = f"{ratio['ratio']:.2f}{ends}"
+    return f"measurement error ({text})" if ratio.get("is_error") else text
 
 
 def counted(number: int, noun: str) -> str:

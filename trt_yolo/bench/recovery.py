@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 
+from trt_yolo.bench.flow import SETTLING
 from trt_yolo.bench.result import Recovery
 from trt_yolo.bench.statistics import ratio_of
 from trt_yolo.bench.window import Contender, Window
@@ -46,13 +47,14 @@ class WithKills:
         self._next_s = time.perf_counter() + every_s
 
     def window(self, seconds: float) -> Window:
-        """See `Contender`; at least one worker is killed."""
+        """See `Contender`; it holds two kills or more, evenly spaced, which together count for as many."""
+        kills = max(2, round((1 - SETTLING) * seconds / self._every_s))
         stopped = threading.Event()
         thread = threading.Thread(target=self._kill, args=(stopped,), daemon=True)
         self._next_s = time.perf_counter() + self._every_s / 2
         thread.start()
         try:
-            return self._contender.window(max(seconds, 2 * self._every_s))
+            return self._contender.window(kills * self._every_s / (1 - SETTLING))
         finally:
             stopped.set()
             thread.join()

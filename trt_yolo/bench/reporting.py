@@ -5,6 +5,7 @@ Enters: windows by run and contender. Leaves: `Run`, `Compared`, `Best`. Measure
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,14 +82,14 @@ def run_of(one: Collected, meter: PowerMeter) -> Run:
         scenario=one.scenario.to_dict(),
         scopes={name: value for name, value in figures.items() if not name.startswith(PEER)},
         peers={name.removeprefix(PEER): value for name, value in figures.items() if name.startswith(PEER)},
-        ratios=_ratios(figures, one.scenario),
+        ratios=_ratios(figures, one.setting, one.scenario),
         find_rate=one.found,
         recovery=one.recovery,
         partial=one.is_partial,
     )
 
 
-def _ratios(figures: Mapping[str, Figures], scenario: Scenario) -> dict[str, Ratio]:
+def _ratios(figures: Mapping[str, Figures], setting: Setting, scenario: Scenario) -> dict[str, Ratio]:
     """Of throughputs: e2e beside the other scopes and the peers, infer beside engine."""
     pairs = [pair for pair in _RATIOS if pair[0] in figures and pair[1] in figures]
     pairs += [("e2e", name) for name in figures if name.startswith(PEER) and "e2e" in figures]
@@ -100,8 +101,21 @@ def _ratios(figures: Mapping[str, Figures], scenario: Scenario) -> dict[str, Rat
         is_in_turn = not scenario.is_open or "e2e" not in (one, other)
         ratio = (ratio_of if is_in_turn else unpaired_ratio)(ours.windows, theirs.windows)
         if ratio is not None:
-            found[f"{one}/{other.removeprefix(PEER)}"] = ratio
+            is_error = ratio.low > 1 and _contains(one, other, setting, scenario)
+            found[f"{one}/{other.removeprefix(PEER)}"] = dataclasses.replace(ratio, is_error=is_error)
     return found
+
+
+def _contains(one: str, other: str, setting: Setting, scenario: Scenario) -> bool:
+    """Whether a scope does all that another does, on no more sessions, so that it cannot be faster."""
+    if other.startswith(PEER):
+        return False
+    if other == "infer":
+        return True
+    sessions = max(1, setting.workers) * (setting.streams or 1)
+    if scenario.name in ("single-stream", "multi-stream"):  # the engine is asked by one session
+        return scenario.name == "single-stream" or sessions == 1
+    return setting.streams is None or sessions <= len(setting.devices)
 
 
 def comparisons_of(runs: Sequence[Run], *, tolerance: float) -> Iterator[Compared]:

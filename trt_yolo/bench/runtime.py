@@ -49,11 +49,10 @@ _FRAMES = 32
 _WINDOWS = 5
 _RING_WINDOWS = 9
 _RING_FRAMES = 2_000
-_QUEUE_FRAMES = 200
+_QUEUE_S = 0.5
 _CALLS = 200
 _MEMORY_STEP = 250
 _PARTS_S = 0.5
-_MIN_IMAGES = 12
 
 Progress = Callable[[str], None]
 """Called with what is being measured now."""
@@ -150,7 +149,7 @@ def bench_ring(progress: Progress | None = None) -> RingCost:
         for _ in range(_RING_WINDOWS):
             rates["ring"].append(_stream_rate(model, frames))
             rates["copy"].append(copy())
-            rates["queue"].append(peer.images_per_s(_QUEUE_FRAMES))
+            rates["queue"].append(peer.window(_QUEUE_S).images_per_s)
         shared_memory = model.stats().shared_memory_bytes
         say("memory")
         slope, growth = _rss_slope(model, frames)
@@ -217,8 +216,7 @@ def bench_end_to_end(
             rates["ours"].append(ours.window(window_s).images_per_s)
             rates["limit"].append(workers / _parts_s(bare, paths, window_s))
             for name, peer in peers.items():
-                images = max(_MIN_IMAGES * workers, round(rates["ours"][0] * window_s))
-                rates.setdefault(name, []).append(peer.images_per_s(images))
+                rates.setdefault(name, []).append(peer.window(window_s).images_per_s)
     return _end_to_end(rates, workers=model.workers, threads=model.threads)
 
 

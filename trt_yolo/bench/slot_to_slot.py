@@ -9,15 +9,17 @@ Enters: how a worker makes its backend, frames. Leaves: windows. Workers are the
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import select
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from trt_yolo.bench.flow import Flow
 from trt_yolo.bench.loads import closed_loop
 from trt_yolo.bench.scenario import Scenario
 from trt_yolo.bench.window import Window
@@ -89,13 +91,16 @@ class SlotToSlot:
     Args:
         slots: The workers.
         scenario: `single-stream` and `multi-stream` as they are; all others as `offline`.
+        clock: Tells the time of answers, in seconds.
     """
 
     name = "infer"
     is_continuous = False
 
-    def __init__(self, slots: FullSlots, scenario: Scenario) -> None:
-        self._posts, self._scenario = slots.posts, scenario
+    def __init__(
+        self, slots: FullSlots, scenario: Scenario, *, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._posts, self._scenario, self._clock = slots.posts, scenario, clock
 
     def window(self, seconds: float) -> Window:
         """See `Contender`.
@@ -124,24 +129,20 @@ class SlotToSlot:
                 under_way -= len(self._answers())
 
     def _flow(self, seconds: float) -> Window:
-        """All slots of all workers under way, again and again; counted while they run evenly."""
-        started_s = time.perf_counter()
-        until_s = started_s + seconds
-        seen: list[tuple[float, int, Answer, Task]] = []
+        """All slots of all workers under way, again and again."""
+        flow = Flow(seconds, round_images=len(self._posts) * self._posts[0].batch, clock=self._clock)
+        seen: list[tuple[Answer, Task]] = []
         while True:
-            is_over = time.perf_counter() >= until_s and len(seen) > 2 * len(self._posts)
+            is_over = flow.is_over
             for post in self._posts:
                 while not is_over and post.send(post.batch):
                     pass
             if is_over and not any(post.under_way for post in self._posts):
-                break
-            now = self._answers()
-            seen += [(time.perf_counter(), task.frames, answer, task) for answer, task in now]
-        counted = [one for one in seen if one[0] <= until_s] or seen
-        if len(counted) <= len(self._posts):
-            counted = seen
-        counted = counted[len(self._posts) - 1 :]  # those before them waited for everybody to get going
-        return _even(counted)
+                return dataclasses.replace(flow.window(), stages=_stages(seen))
+            for answer, task in self._answers():
+                flow.note(task.frames)
+                if flow.counted_from_s is not None and not is_over:
+                    seen.append((answer, task))
 
     def _answers(self) -> list[tuple[Answer, Task]]:
         """Waits for at least one answer."""
@@ -267,21 +268,10 @@ class Post:
         self.worker.close()
 
 
-def _even(counted: Sequence[tuple[float, int, Answer, Task]]) -> Window:
-    first, rest = counted[0], counted[1:] or counted
-    images = sum(frames for _, frames, _, _ in rest)
-    seconds = rest[-1][0] - first[0]
-    if seconds <= 0:  # a single answer: from when it was sent
-        answer, task = rest[-1][2:]
-        seconds = (answer.finished_ns - task.ready_ns) / 1e9
-    waits_ms = [(answer.started_ns - task.ready_ns) / 1e6 for _, _, answer, task in rest]
-    runs_ms = [(answer.finished_ns - answer.started_ns) / 1e6 for _, _, answer, _ in rest]
-    return Window(
-        started_s=first[0],
-        seconds=seconds,
-        images=images,
-        stages=StageTimes(queue=float(np.mean(waits_ms)), infer=float(np.mean(runs_ms))),
-    )
+def _stages(seen: Sequence[tuple[Answer, Task]]) -> StageTimes:
+    waits_ms = [(answer.started_ns - task.ready_ns) / 1e6 for answer, task in seen]
+    runs_ms = [(answer.finished_ns - answer.started_ns) / 1e6 for answer, _ in seen]
+    return StageTimes(queue=float(np.mean(waits_ms)), infer=float(np.mean(runs_ms)))
 
 
 def _as_ours(gone: WorkerGone) -> TrtYoloError:

@@ -100,12 +100,14 @@ class Ratio:
         low: Lower end of its 95% confidence interval; 0 where there are too few windows for one.
         high: Its upper end; infinite where there are too few.
         windows: How many windows of each.
+        is_error: Whether it cannot be: the first one contains the other, and came out faster beyond the interval.
     """
 
     ratio: float
     low: float
     high: float
     windows: int
+    is_error: bool = False
 
     def verdict(self, tolerance: float) -> Verdict:
         """What that says of the first one.

@@ -104,9 +104,10 @@ def _share(run: Run, name: str) -> str:
 
 
 def ratio_text(ratio: Ratio) -> str:
-    """A ratio with its interval, where it has one."""
+    """A ratio with its interval, where it has one; no result where it cannot be."""
     has_interval = ratio.low > 0 and ratio.high < 1e6
-    return f"{ratio.ratio:.2f}" + (f" [{ratio.low:.2f}, {ratio.high:.2f}]" if has_interval else "")
+    text = f"{ratio.ratio:.2f}" + (f" [{ratio.low:.2f}, {ratio.high:.2f}]" if has_interval else "")
+    return f"measurement error ({text})" if ratio.is_error else text
 
 
 def notes_of(report: Report) -> Iterator[str]:

@@ -89,22 +89,13 @@ class PeerProcess:
         self.close()
 
     def window(self, seconds: float) -> Window:
-        """See `Contender`; the peer looks at the clock itself, and counts what came while it ran evenly.
+        """See `Contender`; the peer looks at the clock and counts by itself.
 
         Raises:
             BackendError: It has ended.
         """
         steady = self._ask({"seconds": seconds}, seconds + _RUN_S)
         return Window(started_s=steady["started_s"], seconds=steady["seconds"], images=steady["images"])
-
-    def images_per_s(self, images: int) -> float:
-        """Its rate, over about that many images.
-
-        Raises:
-            BackendError: It has ended.
-        """
-        steady = self._ask({"images": images}, _RUN_S)
-        return float(steady["images"] / steady["seconds"])
 
     def found(self, images: int) -> list[Rows]:
         """What it finds in the first images: (N, 6) float32 each, x1 y1 x2 y2 score class, source pixels.
