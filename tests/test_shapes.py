@@ -6,8 +6,16 @@ import re
 
 import pytest
 
-from trt_yolo.errors import InputError
-from trt_yolo.shapes import BatchRange, parse_batch, parse_imgsz, parse_source_size
+from trt_yolo.errors import InputError, UnsupportedModelError
+from trt_yolo.shapes import (
+    BatchRange,
+    anchor_count,
+    check_channels,
+    parse_batch,
+    parse_imgsz,
+    parse_source_size,
+    strides_of_anchors,
+)
 
 BAD_BATCHES = [
     "0", "4:2", "abc", "", " ", "-1", "1:", ":4", "0:4", "1:0", "1:2:3", "1.5", "1 2", "1e3", "0x8", "1-4",
@@ -58,6 +66,7 @@ def test_batch_is_written_as_it_is_read(batch: BatchRange, static: bool, text: s
         ("384X640", (384, 640)),
         ("384,640", (384, 640)),
         (" 32 ", (32, 32)),
+        ("48x80", (48, 80)),
         ("8192", (8192, 8192)),
     ],
 )
@@ -114,3 +123,30 @@ def test_source_sizes(text: str, wanted: tuple[int, int]) -> None:
 def test_no_source_sizes(text: str) -> None:
     with pytest.raises(InputError, match=r"--source-size .* is no frame size; .* such as 1080x1920"):
         parse_source_size(text)
+
+
+@pytest.mark.parametrize("imgsz_hw", [(640, 640), (384, 640), (1280, 736), (256, 256), (128, 192)])
+@pytest.mark.parametrize(
+    "strides", [(8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64), (8, 16), (16,), (2, 4, 8), (8, 32), (64, 128)]
+)
+def test_anchors_tell_the_strides(imgsz_hw: tuple[int, int], strides: tuple[int, ...]) -> None:
+    assert strides_of_anchors(imgsz_hw, anchor_count(imgsz_hw, strides)) == strides
+    assert strides_of_anchors(imgsz_hw, 3 * anchor_count(imgsz_hw, strides)) is None, (
+        "YOLOv5 has three a cell"
+    )
+
+
+@pytest.mark.parametrize("anchors", [-1, 0, 6, 300, 8401])
+def test_anchors_of_no_levels_tell_nothing(anchors: int) -> None:
+    assert strides_of_anchors((640, 640), anchors) is None
+
+
+@pytest.mark.parametrize("channels", [0, 1, 2, 4])
+def test_other_channels_than_three_are_refused(channels: int) -> None:
+    plural = "" if channels == 1 else "s"
+    with pytest.raises(
+        UnsupportedModelError, match=rf"^a\.pt takes pictures of {channels} channel{plural}; only 3"
+    ):
+        check_channels(channels, origin="a.pt")
+    check_channels(3, origin="a.pt")
+    check_channels("channels", origin="a.pt")

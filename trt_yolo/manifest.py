@@ -14,16 +14,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from trt_yolo.class_names import class_names
 from trt_yolo.errors import UnsupportedModelError
-from trt_yolo.shapes import MAX_SIDE, BatchRange, anchor_count
+from trt_yolo.head_shapes import head_of_shapes, known
+from trt_yolo.shapes import MAX_SIDE, BatchRange
 
 METADATA_KEY = "trt_yolo"
 SCHEMA = 1
 DEFAULT_ROWS = 512  # candidates that NMS sees; what it costs and loses stands in tools/LOG.md
 MAX_CLASSES = 100_000
 DYNAMIC_BATCH = 16  # the largest batch of a dynamic graph that does not say
-
-KNOWN_STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64))  # YOLOv8, its P2 and its P6 variant
 
 GraphKind = Literal["deploy", "head"]
 
@@ -211,14 +211,21 @@ def manifest_from_ultralytics(
     Raises:
         UnsupportedModelError: It is no YOLOv8 detection head.
     """
+    input_shape = [known(side) for side in input_shape]
+    output_shapes = [[known(side) for side in shape] for shape in output_shapes]
     task = metadata.get("task", "detect")
     if task != "detect":
         raise UnsupportedModelError(
             f"{origin} is a model for the task '{task}'; this version of trt-yolo takes detection models"
         )
-    _check_head_shapes(input_shape, output_shapes, origin)
-    height, width = imgsz_hw or _fixed_size(input_shape, metadata, origin)
-    classes, anchors = int(output_shapes[0][1]) - 4, output_shapes[0][2]
+    given_names = _literal(metadata.get("names", ""))
+    classes, anchors = head_of_shapes(
+        input_shape,
+        output_shapes,
+        names=len(given_names) if isinstance(given_names, dict | list | tuple) else 0,
+        origin=origin,
+    )
+    height, width = imgsz_hw or declared_size(input_shape, metadata, origin=origin)
     if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE and classes <= MAX_CLASSES):
         raise UnsupportedModelError(
             f"{origin} is no YOLOv8 model: {height}x{width} pixels and {classes} classes; "
@@ -227,7 +234,7 @@ def manifest_from_ultralytics(
     batch = input_shape[0]
     return Manifest(
         graph="head",
-        names=_names(metadata.get("names", ""), classes),
+        names=class_names(given_names, classes=classes, origin=origin),
         imgsz_hw=(height, width),
         batch=BatchRange(batch, batch)
         if isinstance(batch, int)
@@ -237,36 +244,14 @@ def manifest_from_ultralytics(
     )
 
 
-def _check_head_shapes(
-    input_shape: Sequence[int | str], output_shapes: Sequence[Sequence[int | str]], origin: str
-) -> None:
-    classes = output_shapes[0][1] if output_shapes and len(output_shapes[0]) == 3 else None
-    is_head = len(output_shapes) == 1 and isinstance(classes, int) and classes > 4
-    if (
-        len(input_shape) != 4
-        or input_shape[1] != 3
-        or not is_head
-        or not _anchors_fit(input_shape, output_shapes[0][2])
-    ):
-        given = ", ".join(str(tuple(shape)) for shape in output_shapes)
-        raise UnsupportedModelError(
-            f"{origin} is no YOLOv8 detection model: input {tuple(input_shape)}, outputs {given}; "
-            "needed: input (N, 3, H, W) and one output (N, 4 + classes, anchors), "
-            "as Ultralytics exports it with nms=False"
-        )
-
-
-def _anchors_fit(input_shape: Sequence[int | str], anchors: int | str) -> bool:
-    """Whether YOLOv8 has that many anchors: YOLOv5 has three times as many, graphs with NMS a fixed few."""
-    height, width = input_shape[2:]
-    if not (isinstance(height, int) and isinstance(width, int) and isinstance(anchors, int)):
-        return True
-    return anchors in [anchor_count((height, width), strides) for strides in KNOWN_STRIDES]
-
-
-def _fixed_size(
-    input_shape: Sequence[int | str], metadata: Mapping[str, str], origin: str
+def declared_size(
+    input_shape: Sequence[int | str], metadata: Mapping[str, str], *, origin: str
 ) -> tuple[int, int]:
+    """Height and width in pixels that a graph's input or Ultralytics' metadata says.
+
+    Raises:
+        UnsupportedModelError: Neither does.
+    """
     height, width = input_shape[2:]
     if isinstance(height, int) and isinstance(width, int):
         return height, width
@@ -280,13 +265,6 @@ def _declared_batch(metadata: Mapping[str, str]) -> int:
     """The largest batch of a dynamic graph; Ultralytics writes 1 where nobody chose one."""
     declared = _literal(metadata.get("batch", ""))
     return declared if isinstance(declared, int) and declared > 1 else DYNAMIC_BATCH
-
-
-def _names(text: str, classes: int) -> dict[int, str]:
-    names = _literal(text)
-    if isinstance(names, dict) and len(names) == classes and all(isinstance(key, int) for key in names):
-        return {int(key): str(name) for key, name in names.items()}
-    return {index: f"class{index}" for index in range(classes)}
 
 
 def _literal(text: str) -> Any:

@@ -9,10 +9,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trt_yolo.errors import InputError
+from trt_yolo.errors import InputError, UnsupportedModelError
 
 _MAX_BATCH = 1024
 MAX_SIDE = 8192
+_STRIDES = (2, 4, 8, 16, 32, 64, 128)  # of detection levels that a head may have
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,32 @@ def anchor_count(imgsz_hw: tuple[int, int], strides: Sequence[int]) -> int:
     return sum((imgsz_hw[0] // stride) * (imgsz_hw[1] // stride) for stride in strides)
 
 
+def strides_of_anchors(imgsz_hw: tuple[int, int], anchors: int) -> tuple[int, ...] | None:
+    """The strides of the levels that have so many anchors together; None where no set of levels has.
+
+    A level has about four times the anchors of the next, so the largest that fits is always in the set.
+    """
+    strides, left = [], anchors
+    for stride in _STRIDES:
+        if 0 < (cells := anchor_count(imgsz_hw, [stride])) <= left:
+            strides.append(stride)
+            left -= cells
+    return None if left or not strides else tuple(strides)
+
+
+def check_channels(channels: int | str, *, origin: str) -> None:
+    """Refuses a model whose input has not three channels; a text is a dimension that nobody knows.
+
+    Raises:
+        UnsupportedModelError: Another number.
+    """
+    if isinstance(channels, int) and channels != 3:
+        raise UnsupportedModelError(
+            f"{origin} takes pictures of {channels} channel{'s'[: channels != 1]}; only 3 (colour) are supported here; "
+            "train it on colour pictures (grey ones can be read as colour)"
+        )
+
+
 def parse_batch(text: str) -> BatchRange:
     """The batch range of `8` (static) or `1:16` (dynamic).
 
@@ -60,12 +87,14 @@ def parse_batch(text: str) -> BatchRange:
 def parse_imgsz(text: str) -> tuple[int, int]:
     """Height and width in pixels of `640` (square) or `384x640` (height x width).
 
+    What the model's largest stride is, 32 as a rule, nobody knows here: multiples of 8 pass.
+
     Raises:
-        InputError: Not of that form, no multiples of 32, or above 8192.
+        InputError: Not of that form, no multiples of 8, or above 8192.
     """
     match = re.fullmatch(r"(\d{1,6})(?:[x,](\d{1,6}))?", text.strip().lower())
     height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-    if not all(0 < side <= MAX_SIDE and side % 32 == 0 for side in (height, width)):
+    if not all(0 < side <= MAX_SIDE and side % 8 == 0 for side in (height, width)):
         near = ""
         if height > 0 and width > 0 and max(height, width) <= MAX_SIDE:
             near = f"; the nearest are {_multiples(height, width)}"

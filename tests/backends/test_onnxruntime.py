@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.assertions import assert_detections_match
 from trt_yolo.backends.base import Rows
 from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
-from trt_yolo.cores import available_cores
+from trt_yolo.cores import usable_cpus
 from trt_yolo.demo.scenes import scene
 from trt_yolo.detections import Detections
 from trt_yolo.errors import BackendError, InputError, TrtYoloError, UnsupportedModelError
@@ -113,7 +113,7 @@ def test_bytes_are_loaded_like_the_file(
 
 
 def test_threads_are_every_core_unless_given(deploy: OnnxRuntimeBackend) -> None:
-    assert deploy.threads == len(available_cores()) >= 1
+    assert deploy.threads == usable_cpus().count >= 1
 
 
 def test_a_path_may_hold_any_character(demo_onnx: Path, tmp_path: Path) -> None:
@@ -280,12 +280,20 @@ def test_a_foreign_head_graph_sees_rgb_from_0_to_1(
     dtype: int, bgr: tuple[int, int, int], class_id: int, score: float
 ) -> None:
     backend = OnnxRuntimeBackend(_one_box(dtype=dtype))
-    assert (backend.manifest.graph, backend.manifest.names[2]) == ("head", "class2")
+    assert (backend.manifest.graph, backend.manifest.names[2]) == ("head", "class_2")
     frame = np.full((1, *HW, 3), bgr, np.uint8)
     found = _detections(backend.infer(frame, conf=0.25, iou=0.7)[0])
     np.testing.assert_array_equal(found.xyxy, [[8, 16, 24, 48]])
     np.testing.assert_allclose(found.confidence, [score], atol=1e-3)
     assert found.class_id.tolist() == [class_id]
+
+
+def test_an_input_of_no_images_is_refused_with_what_helps() -> None:
+    model = onnx.load_model_from_string(_one_box())
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 0
+    with pytest.raises(UnsupportedModelError, match=r"an input of \(0, 3, .*trt-yolo export makes a graph"):
+        OnnxRuntimeBackend(model.SerializeToString())
 
 
 def test_a_dynamic_head_graph_takes_its_size_names_and_batch_from_its_metadata() -> None:

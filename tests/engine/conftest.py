@@ -33,6 +33,5 @@ def built(demo_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> EngineRe
 def engine(built: EngineReport, tmp_path: Path) -> Path:
     """A copy of the demo model's engine, with its manifest and its ONNX, that a test may harm."""
     for one in built.path.parent.iterdir():
-        if not one.name.endswith(".lock"):
-            shutil.copy(one, tmp_path / one.name)
+        shutil.copy(one, tmp_path / one.name)
     return tmp_path / built.path.name

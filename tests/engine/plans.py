@@ -97,8 +97,8 @@ def here(
 
 
 def left_in(folder: Path) -> set[str]:
-    """The files of a folder, without the locks, which stay."""
-    return {one.name for one in folder.iterdir() if not one.name.endswith(".lock")}
+    """The files of a folder."""
+    return {one.name for one in folder.iterdir()}
 
 
 def children_of(pid: int) -> set[int]:

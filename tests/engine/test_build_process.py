@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -111,6 +112,25 @@ def test_a_builder_that_ends_without_a_word(
     error = _failure(graph)
     assert type(error) is ExportError
     assert message == "" or pytest.raises(ExportError, match=message).matches(error)
+
+
+def test_a_builder_that_is_no_python_is_named(graph: Path) -> None:
+    before = multiprocessing.spawn.get_executable()
+    multiprocessing.set_executable("/bin/true")
+    try:
+        error = _failure(graph)
+    finally:
+        multiprocessing.set_executable(before)
+    assert "the builder ended with status 0" in str(error)
+    assert "/bin/true said nothing: if it is no Python, name a Python of this environment" in str(error)
+
+
+def test_how_it_ended_is_not_made_up_where_this_program_ignores_it() -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert "how is not known (this program ignores SIGCHLD)" in build_process._how_it_ended(0)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_a_library_that_does_not_import(

@@ -235,7 +235,7 @@ def test_a_graph_that_was_cut(graph: Path) -> None:
 
 def test_paths_that_are_no_graphs(tmp_path: Path) -> None:
     for path in (tmp_path / "gone.onnx", tmp_path):
-        with pytest.raises(InputError, match="cannot read"):
+        with pytest.raises(InputError, match=r"no such file|is a folder"):
             engine_from_onnx(path)
 
 

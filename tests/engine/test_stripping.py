@@ -90,8 +90,8 @@ def test_the_manifest_says_what_the_header_said(tmp_path: Path) -> None:
     assert (facts.onnx, facts.compute_capabilities, facts.platform) == ("", (), ""), "nobody said"
 
 
-@pytest.mark.parametrize(("stride", "anchors"), [(32, 1344), (64, 1360)])
-def test_anchors_of_both_strides(stride: int, anchors: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stride", "anchors"), [(16, 1280), (32, 1344), (64, 1360)])
+def test_anchors_of_every_stride(stride: int, anchors: int, tmp_path: Path) -> None:
     assert _manifest_of(plain_from_ultralytics(_exported(tmp_path, stride=stride))).anchors == anchors
 
 
@@ -127,7 +127,7 @@ def test_names_of_any_script(tmp_path: Path) -> None:
         {"task": "obb"},
         {"task": "classify", "imgsz": [224, 224]},
         {"args": {"nms": True}},
-        {"stride": 16},
+        {"stride": 24},
         {"names": None},
         {"imgsz": None},
         {"batch": None},

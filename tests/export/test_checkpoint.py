@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from trt_yolo.errors import CheckpointError, InputError
-from trt_yolo.export.checkpoint import Record, read_checkpoint
+from trt_yolo.export.checkpoint import read_checkpoint
+from trt_yolo.export.records import Record
 
 
 @pytest.fixture(scope="module")

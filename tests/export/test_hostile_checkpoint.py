@@ -22,7 +22,8 @@ import pytest
 
 from tests.limits import assert_refused_within_limits
 from trt_yolo.errors import CheckpointError, UnsafeCheckpointError
-from trt_yolo.export.checkpoint import Record, read_checkpoint
+from trt_yolo.export.checkpoint import read_checkpoint
+from trt_yolo.export.records import Record
 
 _CENTRAL, _LOCAL = b"PK\x01\x02", b"PK\x03\x04"
 
@@ -168,13 +169,50 @@ def test_a_name_with_dots_reaches_nothing_inside(module: str, name: str, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "owner", ["collections.OrderedDict", "builtins.set", "torch._utils._rebuild_parameter"]
+    "owner",
+    [
+        "collections.OrderedDict",
+        "builtins.set",
+        "torch._utils._rebuild_parameter",
+        "builtins.getattr",
+        "torch.Size",
+        "torch.float32",
+        "torch.FloatStorage",
+    ],
 )
 @pytest.mark.parametrize("attribute", ["__init__", "__globals__", "__class__"])
 def test_getattr_of_anything_but_a_record_is_refused(owner: str, attribute: str, tmp_path: Path) -> None:
     body = _call(_name("builtins.getattr"), _name(owner), _value(attribute))
     with pytest.raises(UnsafeCheckpointError, match=r"builtins\.getattr"):
         read_checkpoint(_archive(tmp_path / "hostile.pt", body))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [_value("text"), _value({"a": 1}), _value(None), _value(7), _call(_name("collections.OrderedDict")),
+     _tensor((1,), (1,)), _storage(), _name("torch.float32")],
+    ids=["text", "dict", "None", "number", "OrderedDict", "tensor", "storage", "type"],
+)  # fmt: skip
+def test_getattr_of_an_object_that_is_no_record_is_refused(body: bytes, tmp_path: Path) -> None:
+    with pytest.raises(UnsafeCheckpointError, match=r"builtins\.getattr"):
+        read_checkpoint(
+            _archive(tmp_path / "hostile.pt", _call(_name("builtins.getattr"), body, _value("__class__")))
+        )
+
+
+@pytest.mark.parametrize(
+    "name", ["forward_fuse", "__init__", "__globals__", "__class__", "_attributes", "get"]
+)
+def test_a_method_bound_to_a_record_is_a_name_and_nothing_else(name: str, tmp_path: Path) -> None:
+    path = "ultralytics.nn.modules.conv.Conv"
+    conv = _build(_call(_name(path)), {"_attributes": {"a": 1}, "x": 3})
+    method = _call(_name("builtins.getattr"), conv, _value(name))
+    got = read_checkpoint(_archive(tmp_path / "inert.pt", method))
+    assert issubclass(got, Record)
+    assert got.class_path == f"{path}.{name}"
+    called = read_checkpoint(_archive(tmp_path / "called.pt", _call(method, _value("touch marker"))))
+    assert isinstance(called, Record)
+    assert called.args == ("touch marker",)
 
 
 @pytest.mark.parametrize(
@@ -300,6 +338,18 @@ _BOMBS: dict[str, Callable[[], bytes]] = {
     "storage type that doubles 40 times": lambda: _tensor((1,), (1,), storage=_storage(_nested(40))),
     "attribute that doubles 40 times": lambda: _call(_CONV) + _nested(40) + b"I1\ns",
     "method that doubles 40 times": lambda: _call(_name("builtins.getattr"), _CONV, _nested(40)),
+    "method of a method of 5,000, each named by 100 kB": lambda: (
+        b"X"
+        + struct.pack("<I", 100_000)
+        + b"a" * 100_000
+        + b"p0\n0"
+        + _name("builtins.getattr")
+        + b"p1\n0"
+        + _CONV
+        + b"p2\n0"
+        + b"g1\n(g2\ng0\ntRp2\n0" * 5000
+        + b"N"
+    ),
     "owner that doubles 40 times": lambda: _call(_name("builtins.getattr"), _nested(40), _value("x")),
 }
 

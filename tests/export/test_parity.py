@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +19,8 @@ from trt_yolo.export.parity import (
     check_frames,
     check_parity,
 )
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def _changed(deploy: Path, ending: str, factor: float) -> bytes:
@@ -46,6 +50,41 @@ def test_a_wrong_graph_fails(demo_head_onnx: Path, demo_onnx: Path, ending: str,
         check_parity(demo_head_onnx.read_bytes(), _changed(demo_onnx, ending, factor), frames)
 
 
+def _with(model: Path, changed: Callable[[str, Floats], Floats | None]) -> bytes:
+    """The graph with some initializers replaced."""
+    graph = onnx.load(model)
+    for tensor in graph.graph.initializer:
+        array = changed(tensor.name, onnx.numpy_helper.to_array(tensor))
+        if array is not None:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float32), tensor.name))
+    return graph.SerializeToString()
+
+
+def test_an_untrained_class_head_whose_scores_tie_passes(demo_head_onnx: Path, demo_onnx: Path) -> None:
+    """All scores are one up to the seventh digit, and the deploy graph rounds them in another way."""
+    rng = np.random.default_rng(0)
+
+    def untrained(name: str, array: Floats) -> Floats | None:
+        if ".cv3." not in name or ".2." not in name:
+            return None
+        return array * 1e-6 if array.ndim == 4 else np.full_like(array, -1)
+
+    def rounded(name: str, array: Floats) -> Floats | None:
+        found = untrained(name, array)
+        return found if found is None or found.ndim == 4 else found + rng.normal(0, 2e-7, found.shape)
+
+    parity = check_parity(
+        _with(demo_head_onnx, untrained), _with(demo_onnx, rounded), check_frames((256, 256), [])
+    )
+    assert (parity.unmatched, parity.detections > 50) == (0, True)
+    with pytest.raises(ExportError, match="does not find"):
+        check_parity(
+            _with(demo_head_onnx, untrained),
+            _changed(demo_onnx, ".strides", 1.002),
+            check_frames((256, 256), []),
+        )
+
+
 @pytest.mark.parametrize(
     ("unmatched", "box", "score", "holds"),
     [
@@ -66,3 +105,8 @@ def test_scores_of_rounding_noise_are_not_compared() -> None:
     scores = np.array([0.6, 0.2, 0.01, 3e-7, 3e-7], np.float32)
     assert 3e-7 < _threshold(scores) < 0.01
     assert _threshold(scores[3:]) < 3e-7, "where there is nothing else, they are"
+
+
+def test_the_threshold_is_not_among_scores_that_tie() -> None:
+    scores = np.array([0.2] + [0.1] * 300 + [0.1 - 1e-8] * 300 + [0.05] * 10, np.float32)
+    assert 0.05 < _threshold(scores) < 0.0999

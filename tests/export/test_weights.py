@@ -312,3 +312,12 @@ def test_where_the_cache_is(variables: dict[str, str], wanted: str, monkeypatch:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert cache_folder() == Path(wanted)
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs under a number that is in no list of users."""
+    for name in ("TRT_YOLO_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    with pytest.raises(InputError, match="set TRT_YOLO_CACHE to a folder"):
+        cache_folder()

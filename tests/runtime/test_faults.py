@@ -346,7 +346,9 @@ def test_a_worker_that_cannot_start_says_why_and_leaves_nothing(
 
 
 def test_a_worker_that_is_never_ready_is_given_up_in_time() -> None:
-    with pytest.raises(WorkerError, match=r"worker 0 was not ready after 0\.5 s \(still .+\) while it started"):
+    with pytest.raises(
+        WorkerError, match=r"worker 0 was not ready after 0\.5 s \(still .+\) while it started"
+    ):
         pool_model("HangsAtLoad", workers=1, start_timeout_s=0.5)
     assert children() == set()
 

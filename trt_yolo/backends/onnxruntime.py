@@ -180,7 +180,7 @@ def open_session(
     except Exception as error:
         name = str(model) if isinstance(model, Path) else "the model"
         if isinstance(model, Path) and (kind := kind_of(model)):
-            raise BackendError(f"{name} is no ONNX model but {kind}") from error
+            raise BackendError(f"ONNX Runtime cannot load {name}, which is {kind}") from error
         raise BackendError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load {name}: {first_line(error)}; "
             "export it again, or give the .onnx that trt-yolo or Ultralytics wrote"

@@ -23,13 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from trt_yolo.engine.building import build_plan
+from trt_yolo.engine.building import build_plan, timing_cache_part
 from trt_yolo.engine.device import devices
 from trt_yolo.engine.library import Library
 from trt_yolo.engine.options import EngineOptions, check_supported, options_from_dict
 from trt_yolo.engine.plan import Family
 from trt_yolo.engine.storing import write_durably
 from trt_yolo.errors import ExportError, InputError, MissingDependencyError, TrtYoloError
+from trt_yolo.interpreter import WHAT_TO_SET, executable, fresh_python
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -38,7 +39,6 @@ STEPS = 1000
 _SAID_EVERY_S = 0.05
 _ERRORS = {error.__name__: error for error in (InputError, ExportError, MissingDependencyError)}
 _LOUD = ("fatal", "error", "warning")
-_CHILD = "import sys; sys.path[:] = {path!r}; from trt_yolo.engine.build_process import main; main()"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +106,7 @@ def run_build(request: BuildRequest, progress: Progress | None = None) -> Built:
         InputError: The graph or an option does not fit this TensorRT or this machine.
         ExportError: The build failed, or its process ended without a word.
         MissingDependencyError: TensorRT does not import.
+        WorkerError: This program has no Python interpreter to start.
     """
     try:
         log = request.log.open("wb")
@@ -114,15 +115,18 @@ def run_build(request: BuildRequest, progress: Progress | None = None) -> Built:
             f"cannot write {request.log}: {error.strerror or error}; give another folder with --out"
         ) from error
     with log:
-        child = subprocess.Popen(
-            [sys.executable, "-c", _CHILD.format(path=sys.path)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
-        )  # fmt: skip
+        with fresh_python("trt_yolo.engine.build_process:main") as (command, file):
+            child = subprocess.Popen(
+                command, pass_fds=[file],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
+            )  # fmt: skip
         try:
             return _watched(child, request, progress)
         finally:
             child.kill()
             child.communicate()
+            if request.options.timing_cache is not None:  # it may have been killed while it wrote
+                timing_cache_part(request.options.timing_cache, child.pid).unlink(missing_ok=True)
 
 
 def _watched(child: subprocess.Popen[str], request: BuildRequest, progress: Progress | None) -> Built:
@@ -144,7 +148,8 @@ def _watched(child: subprocess.Popen[str], request: BuildRequest, progress: Prog
                 progress("building the engine", STEPS, STEPS)
             return Built(warnings=list(warnings), **value)
     ended = _how_it_ended(child.wait())
-    raise ExportError(f"{ended} while it built {request.onnx}{_where_the_log_is(request)}")
+    unheard = f"; {executable()} said nothing: if it is no Python, {WHAT_TO_SET}"
+    raise ExportError(f"{ended} while it built {request.onnx}{_where_the_log_is(request) or unheard}")
 
 
 def _where_the_log_is(request: BuildRequest) -> str:
@@ -161,6 +166,8 @@ def _messages(child: subprocess.Popen[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _how_it_ended(status: int) -> str:
+    if status == 0 and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        return "the builder ended, and how is not known (this program ignores SIGCHLD),"
     if status == -signal.SIGKILL:
         return "the builder was killed, as the kernel does when memory runs out,"
     if status < 0:

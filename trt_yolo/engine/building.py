@@ -7,6 +7,7 @@ stderr as they like, keep memory, and may crash. What TensorRT logs goes to `rep
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -269,8 +270,13 @@ def _timing_cache(config: tensorrt.IBuilderConfig, options: EngineOptions, repor
     return path
 
 
+def timing_cache_part(path: Path, process: int) -> Path:
+    """Where a builder's process writes the timing cache before it takes its place."""
+    return path.with_name(f".{path.name}.{process}.part")
+
+
 def _keep_timing_cache(config: tensorrt.IBuilderConfig, path: Path, report: Report) -> None:
-    part = path.with_name(f".{path.name}.part")
+    part = timing_cache_part(path, os.getpid())
     try:
         part.write_bytes(bytes(config.get_timing_cache().serialize()))
         part.replace(path)

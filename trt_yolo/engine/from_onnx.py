@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 
 from trt_yolo.engine.build_process import BuildRequest, Built, Progress, run_build
 from trt_yolo.engine.device import Device, cuda_version, devices, platform_name
@@ -28,7 +27,9 @@ from trt_yolo.engine.self_test import SelfTest, check_engine
 from trt_yolo.engine.storing import locked, manifest_of, part_path, publish, write_durably
 from trt_yolo.errors import ExportError, InputError, TrtYoloError
 from trt_yolo.export.graph import dimensions
+from trt_yolo.export.onnx_file import parsed_model
 from trt_yolo.export.writing import check_writable, file_sha256, write_together
+from trt_yolo.interruption import uninterrupted
 from trt_yolo.manifest import (
     METADATA_KEY,
     EngineFacts,
@@ -141,15 +142,8 @@ def manifest_of_onnx(path: Path) -> Manifest:
         InputError: It cannot be read.
         UnsupportedModelError: It is no graph of YOLOv8.
     """
-    try:
-        if path.is_file() and path.stat().st_size == 0:
-            raise InputError(f"{path} is empty; export the model again")
-        model = onnx.load(str(path), load_external_data=False)
-        metadata = {entry.key: str(entry.value) for entry in model.metadata_props}
-    except (DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged or no ONNX model; export or copy it again") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    model = parsed_model(path)
+    metadata = {str(entry.key): str(entry.value) for entry in model.metadata_props}
     if METADATA_KEY in metadata:
         return manifest_from_json(metadata[METADATA_KEY], origin=str(path))
     stored = {tensor.name for tensor in model.graph.initializer}
@@ -234,9 +228,10 @@ def _logged(request: BuildRequest, log: Path) -> Iterator[None]:
                 request.log.replace(request.failed_log)
         raise
     finally:
-        for path in (request.plan, manifest_path(request.plan), request.log):
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+        with uninterrupted():
+            for path in (request.plan, manifest_path(request.plan), request.log):
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
 
 
 def _described(manifest: Manifest, request: BuildRequest, built: Built, gpus: list[Device]) -> Manifest:

@@ -95,7 +95,7 @@ def plan_file(path: Path) -> PlanFile:
     except FileNotFoundError as error:
         raise EngineError(f"no such file: {path}; give an .engine file") from error
     except (OSError, ValueError) as error:
-        raise EngineError(f"{path} cannot be read: {error}") from error
+        raise EngineError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _from_file(path: Path, file: BinaryIO, size: int) -> PlanFile:

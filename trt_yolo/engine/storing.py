@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from trt_yolo.engine.plan import PlanFile, manifest_path, plan_file
 from trt_yolo.errors import EngineError, ExportError, InputError, UnsupportedModelError
+from trt_yolo.interruption import uninterrupted
 from trt_yolo.manifest import Manifest, manifest_from_json
 
 LOCK_S = 3600.0
@@ -40,9 +41,33 @@ def locked(engine: Path, *, timeout_s: float = LOCK_S) -> Iterator[None]:
         InputError: The folder cannot be written.
     """
     lock = FileLock(engine.with_name(f".{engine.name}.lock"), timeout=timeout_s)
+    missing = [folder for folder in engine.parents if not os.path.exists(folder)]
+    try:
+        _acquire(lock, engine, timeout_s)
+        _clear(engine)
+        yield
+    finally:
+        with uninterrupted():
+            if lock.is_locked:
+                with contextlib.suppress(OSError):
+                    os.unlink(lock.lock_file)
+                lock.release()
+            with contextlib.suppress(OSError):
+                for folder in missing:
+                    folder.rmdir()  # unless there is something in it now
+
+
+def _acquire(lock: FileLock, engine: Path, timeout_s: float) -> None:
+    """Takes the lock of a file that is still there: whoever had it before may have taken the file away."""
     try:
         engine.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        while True:
+            with open(lock.lock_file, "ab") as file:
+                lock.acquire()
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(file.fileno()), os.stat(lock.lock_file)):
+                        return
+            lock.release()
     except Timeout as error:
         raise ExportError(
             f"another process has been building {engine} for {timeout_s / 60:.0f} minutes; wait, or end it"
@@ -51,11 +76,6 @@ def locked(engine: Path, *, timeout_s: float = LOCK_S) -> Iterator[None]:
         raise InputError(
             f"cannot write to {engine.parent}: {error.strerror or error}; give another folder with --out"
         ) from error
-    try:
-        _clear(engine)
-        yield
-    finally:
-        lock.release()
 
 
 def _clear(engine: Path) -> None:
@@ -99,11 +119,12 @@ def publish(part: Path, engine: Path, manifest: Manifest) -> None:
     """
     new = _new(engine)
     try:
-        write_durably(new, (manifest.to_json() + "\n").encode())
-        _settle(engine.parent)
-        part.replace(engine)
-        new.replace(manifest_path(engine))
-        _settle(engine.parent)
+        with uninterrupted():
+            write_durably(new, (manifest.to_json() + "\n").encode())
+            _settle(engine.parent)
+            part.replace(engine)
+            new.replace(manifest_path(engine))
+            _settle(engine.parent)
     except OSError as error:
         raise InputError(
             f"cannot write to {engine.parent}: {error.strerror or error}; give another folder with --out"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import TypeGuard
 
 _MOST = 1 << 16  # pixels, or images a batch
-_STRIDES = {32: (8, 16, 32), 64: (8, 16, 32, 64)}
+_STRIDES = {16: (8, 16), 32: (8, 16, 32), 64: (8, 16, 32, 64)}
 
 
 def plain_from_ultralytics(source: Path, *, out: Path | None = None) -> Path:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from trt_yolo.errors import InputError
 from trt_yolo.media.images import SUFFIXES
+from trt_yolo.paths import absence
 
 SPLITS = ("train", "val", "test")
 COORDINATE_TOLERANCE = 0.01  # how far outside 0..1 Ultralytics lets a coordinate be
@@ -180,7 +181,7 @@ def _content(path: Path) -> dict[Any, Any]:
     import yaml
 
     if not os.path.exists(path):  # unlike Path.exists, never raises
-        raise InputError(f"no such file: {path}; give the data.yaml that the model was trained with")
+        raise InputError(f"{absence(path)}; give the data.yaml that the model was trained with")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the data.yaml file in it")
     try:

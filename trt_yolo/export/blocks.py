@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_yolo.errors import CheckpointError, UnsupportedModelError
-from trt_yolo.export.checkpoint import Record
 from trt_yolo.export.graph import GraphWriter
+from trt_yolo.export.records import Record, shown
 
 _MAX_MODULES = 10_000  # YOLOv8x has 250; a module that holds itself many times over has no end
 
@@ -33,6 +33,7 @@ def emit_block(graph: GraphWriter, record: Record, tensors: list[str], name: str
     block = _BLOCKS.get(record.class_name)
     if block is None or not record.class_path.startswith(("ultralytics.", "torch.nn.")):
         raise UnknownBlockError(unknown_block(record, name))
+    check_members(record, name)
     return block(graph, record, tensors, name)
 
 
@@ -182,6 +183,38 @@ _BLOCKS: dict[str, Callable[[GraphWriter, Record, list[str], str], str]] = {
     "Concat": _concat,
     "Identity": _identity,
 }
+# The members that Ultralytics' blocks have, and those that they may have: a fused Conv has no bn.
+_MEMBERS: dict[str, tuple[set[str], set[str]]] = {
+    "Conv": ({"conv", "act"}, {"bn"}),
+    "Bottleneck": ({"cv1", "cv2"}, set()),
+    "C2": ({"cv1", "cv2", "m"}, set()),
+    "C2f": ({"cv1", "cv2", "m"}, set()),
+    "SPPF": ({"cv1", "cv2", "m"}, set()),
+    "Concat": (set(), set()),
+    "Detect": ({"cv2", "cv3", "dfl"}, {"one2one_cv2", "one2one_cv3"}),
+}
+
+
+def check_members(record: Record, name: str) -> None:
+    """Refuses a block of a known name that a fork has changed: its graph would be another model's.
+
+    Raises:
+        UnsupportedModelError: A member too many or too few.
+    """
+    if record.class_name not in _MEMBERS:
+        return
+    needed, allowed = _MEMBERS[record.class_name]
+    modules = record.get("_modules")
+    members = (
+        {key for key, member in modules.items() if member is not None} if isinstance(modules, dict) else set()
+    )
+    if wrong := sorted(map(str, (members - allowed) ^ needed)):
+        has = "lacks" if wrong[0] in needed else "has"
+        raise UnsupportedModelError(
+            f"the checkpoint's block '{record.class_name}' ({name}) {has} a member '{shown(wrong[0])}', "
+            "unlike Ultralytics' own: a fork of Ultralytics trained it; export it to ONNX with that fork "
+            "and give the .onnx, or give --exporter ultralytics where the fork is installed"
+        )
 
 
 def emit_detect(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import logging
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,20 +21,28 @@ from trt_yolo.errors import (
     InputError,
     MissingDependencyError,
     UnsafeCheckpointError,
+    UnsupportedModelError,
 )
 from trt_yolo.export import from_ultralytics
 from trt_yolo.export.blocks import UnknownBlockError
 from trt_yolo.export.checkpoint import read_checkpoint
 from trt_yolo.export.deploy_from_head import deploy_from_head
-from trt_yolo.export.graph import DEFAULT_OPSET, opset_of
-from trt_yolo.export.head_from_checkpoint import checkpoint_from_file, head_from_checkpoint, trained_imgsz
+from trt_yolo.export.graph import DEFAULT_OPSET, MAX_OPSET, MIN_OPSET, opset_of
+from trt_yolo.export.head_from_checkpoint import (
+    check_imgsz,
+    checkpoint_from_file,
+    head_from_checkpoint,
+    trained_imgsz_and_stride,
+)
 from trt_yolo.export.head_from_onnx import head_from_onnx, with_opset
 from trt_yolo.export.letterbox_in_graph import check_letterbox, letterboxing_from_deploy
 from trt_yolo.export.options import INT8_OPSET, ExportOptions
-from trt_yolo.export.parity import Frames, Parity, check_frames, check_parity
+from trt_yolo.export.parity import Frames, Parity, check_frames, check_parity, check_same_head
 from trt_yolo.export.weights import cache_folder
 from trt_yolo.export.writing import check_writable, file_sha256, write_together
+from trt_yolo.interruption import temporary_folder
 from trt_yolo.manifest import DEFAULT_ROWS, METADATA_KEY, Accuracy, Manifest
+from trt_yolo.paths import check_utf8
 from trt_yolo.precision.images import PrecisionImages, default_images, images_from
 from trt_yolo.precision.int8_for_cpu import cpu_network
 from trt_yolo.precision.making import PrecisionMaker, Progress, fp16_unjudged
@@ -122,6 +129,7 @@ def export_model(
         MissingDependencyError: The check needs ONNX Runtime, or the architecture needs Ultralytics.
     """
     options = options or ExportOptions()
+    check_utf8(Path(source.name))
     check_writable(out)
     head, manifest, own_imgsz = _head(source, options)
     network = None if options.precision == "fp32" else network_of(head, origin=str(source))
@@ -139,7 +147,8 @@ def export_model(
     parity = None
     if options.check and not options.head:
         frames = check_frames(manifest.imgsz_hw, options.check_images)
-        parity = _checked(head.SerializeToString(), content, frames, source)
+        reference = _described(head.SerializeToString(), dataclasses.replace(manifest, graph="head", rows=0))
+        parity = _checked(reference, content, frames, source)
     accuracy = None
     stem = _stem(source, manifest, own_imgsz, options.rows)
     if network is not None:
@@ -196,9 +205,9 @@ def _precise(
     def finish(made: onnx.ModelProto) -> bytes:
         return _artifact(made, manifest)
 
-    with tempfile.TemporaryDirectory(prefix="trt-yolo-") as folder:
+    with temporary_folder() as folder:
         try:
-            images = _precision_images(manifest, options, Path(folder))
+            images = _precision_images(manifest, options, folder)
         except InputError as error:
             if options.precision == "int8" or options.data is not None:
                 raise
@@ -225,9 +234,8 @@ def _accuracy(report: PrecisionReport) -> Accuracy:
 def _described(content: bytes, manifest: Manifest) -> bytes:
     """The artifact with that manifest inside."""
     model = onnx.ModelProto.FromString(content)
-    for entry in model.metadata_props:
-        if entry.key == METADATA_KEY:
-            entry.value = manifest.to_json()
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, {**metadata, METADATA_KEY: manifest.to_json()})
     return bytes(model.SerializeToString())
 
 
@@ -246,6 +254,7 @@ def export_to_cache(source: Path) -> Path:
     folder = cache_folder() / "models" / f"{file_sha256(source)[:16]}-{__version__}"
     kept = folder / f"{source.stem}.onnx"
     if not kept.exists():
+        check_writable(folder, "TRT_YOLO_CACHE")
         _log.info("exporting %s to %s", source, kept)
         export_model(source, out=folder)
     return kept
@@ -272,12 +281,17 @@ def _given_head(source: Path, options: ExportOptions) -> tuple[onnx.ModelProto, 
     if options.exporter != "auto":
         raise InputError(f"--exporter {options.exporter} converts .pt files, and {source} is a graph already")
     head, manifest = head_from_onnx(source, imgsz_hw=options.imgsz_hw, batch=options.batch)
-    if options.opset not in (None, opset_of(head)):
+    own, least = opset_of(head), INT8_OPSET if options.precision == "int8" else MIN_OPSET
+    if options.opset is not None and options.opset < min(own, MAX_OPSET):
         raise InputError(
-            f"{source} has opset {opset_of(head)}, asked for {options.opset}; leave --opset out, or export from the .pt"
+            f"{source} has opset {own}, asked for {options.opset}; leave --opset out, or export from the .pt"
         )
-    if options.precision == "int8" and opset_of(head) < INT8_OPSET:
-        head = with_opset(head, INT8_OPSET, origin=str(source))
+    opset = options.opset or min(max(own, least), MAX_OPSET)
+    if opset != own:
+        converted = with_opset(head, opset, origin=str(source))
+        if options.check:
+            check_same_head(head, converted, manifest, origin=str(source))
+        head = converted
     return head, dataclasses.replace(manifest, exporter="given"), manifest.imgsz_hw
 
 
@@ -304,20 +318,25 @@ def _ultralytics_head(
     source: Path, options: ExportOptions
 ) -> tuple[onnx.ModelProto, Manifest, tuple[int, int]]:
     try:
-        side = trained_imgsz(source)
+        side, stride = trained_imgsz_and_stride(source)
     except UnsafeCheckpointError as error:  # Ultralytics would run what it names
         if not options.trust:
             raise UnsafeCheckpointError(f"{error}; --trust runs it all the same") from None
-        side = 640
+        side, stride = 640, 32
     own = (side, side)
     imgsz_hw, batch = options.imgsz_hw or own, options.batch or BatchRange(1, 1)
-    with tempfile.TemporaryDirectory(prefix="trt-yolo-") as folder:
-        exported = Path(folder) / source.with_suffix(".onnx").name
+    check_imgsz(imgsz_hw, stride=stride)
+    with temporary_folder() as folder:
+        exported = folder / source.with_suffix(".onnx").name
         from_ultralytics.onnx_from_ultralytics(
             source, exported, imgsz_hw=imgsz_hw, batch=batch, opset=options.opset or DEFAULT_OPSET,
             verbose=options.verbose,
         )  # fmt: skip
-        head, manifest = head_from_onnx(exported, imgsz_hw=imgsz_hw, batch=batch)
+        try:
+            head, manifest = head_from_onnx(exported, imgsz_hw=imgsz_hw, batch=batch)
+        except InputError as error:
+            said = str(error).replace(str(exported), f"what Ultralytics made of {source}")
+            raise UnsupportedModelError(said) from error
     return head, dataclasses.replace(manifest, exporter="ultralytics"), own
 
 
@@ -343,7 +362,7 @@ def _serialized(model: onnx.ModelProto, manifest: Manifest) -> bytes:
         detail = str(error).strip().splitlines()[0]
         raise ExportError(
             f"the graph made from {manifest.source} does not hold together ({detail}); "
-            "the model is damaged, nothing was written"
+            "nothing was written, give the .pt or export the model again"
         ) from error
     return bytes(model.SerializeToString())
 

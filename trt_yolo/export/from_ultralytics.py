@@ -1,6 +1,7 @@
 """The head graph of any detection checkpoint that Ultralytics knows, written by Ultralytics itself.
 
-Enters: the path of a `.pt`. Leaves: the bytes of an ONNX head graph.
+Enters: the path of a `.pt`. Leaves: the bytes of an ONNX head graph. Of an end-to-end model, such as YOLO26 or
+YOLOv10, that is its one-to-many head: `nms=None` asks for it, and in older versions the head's own `end2end`.
 The only module that touches ultralytics and torch, and only in a process of its own: silent, offline,
 writing nothing but a temporary folder and its settings in our cache.
 """
@@ -13,21 +14,15 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from trt_yolo.errors import ExportError, MissingDependencyError
 from trt_yolo.export.weights import cache_folder
+from trt_yolo.interpreter import fresh_python
+from trt_yolo.interruption import temporary_folder
 from trt_yolo.shapes import BatchRange
 
 _TIMEOUT_S = 1800
-_SCRIPT = """
-import json, sys
-from ultralytics import YOLO, settings
-settings.update({"sync": False})
-model, arguments = sys.argv[1], json.loads(sys.argv[2])
-YOLO(model).export(format="onnx", device="cpu", nms=False, **arguments)
-"""
 
 
 def is_installed() -> bool:
@@ -51,6 +46,7 @@ def onnx_from_ultralytics(
     Raises:
         MissingDependencyError: ultralytics is not installed.
         ExportError: Ultralytics failed; its last line is in the message.
+        WorkerError: This program has no Python interpreter to start.
     """
     if not is_installed():
         raise MissingDependencyError(
@@ -63,17 +59,19 @@ def onnx_from_ultralytics(
         "opset": opset,
         "simplify": importlib.util.find_spec("onnxslim") is not None,
     }
-    with tempfile.TemporaryDirectory(prefix="trt-yolo-") as folder:
-        copy = shutil.copy(checkpoint, Path(folder) / "model.pt")  # Ultralytics writes beside the checkpoint
-        command = [sys.executable, "-c", _SCRIPT, str(copy), json.dumps(arguments)]
+    with temporary_folder() as folder:
+        copy = shutil.copy(checkpoint, folder / "model.pt")  # Ultralytics writes beside the checkpoint
+        function = "trt_yolo.export.from_ultralytics:_export"
         try:
-            done = subprocess.run(
-                command, cwd=folder, env=_environment(verbose), timeout=_TIMEOUT_S, text=True, check=False,
-                stdout=sys.stderr if verbose else subprocess.PIPE, stderr=None if verbose else subprocess.STDOUT,
-            )  # fmt: skip
+            with fresh_python(function, str(copy), json.dumps(arguments)) as (command, file):
+                done = subprocess.run(
+                    command, pass_fds=[file], env=_environment(verbose), timeout=_TIMEOUT_S, text=True, check=False,
+                    stdout=sys.stderr if verbose else subprocess.PIPE,
+                    stderr=None if verbose else subprocess.STDOUT,
+                )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise ExportError(f"Ultralytics did not export {checkpoint} within {_TIMEOUT_S} s") from error
-        written = Path(folder) / "model.onnx"
+        written = folder / "model.onnx"
         if done.returncode or not written.exists():
             last = [line for line in (done.stdout or "").splitlines() if line.strip()][-1:]
             raise ExportError(
@@ -81,6 +79,22 @@ def onnx_from_ultralytics(
                 "--verbose shows what it prints"
             )
         shutil.move(written, target)
+
+
+def _export(checkpoint: str, arguments: str) -> None:
+    """Writes `model.onnx` beside `model.pt`; in a process of its own."""
+    from ultralytics import YOLO, settings
+
+    os.chdir(Path(checkpoint).parent)  # whatever else it writes goes there too
+    settings.update({"sync": False})
+    model = YOLO(checkpoint)
+    head = model.model.model[-1]
+    if getattr(head, "end2end", False):
+        try:
+            head.end2end = False
+        except AttributeError:  # Ultralytics 8.4.0: end-to-end is what has the parts
+            del head.one2one_cv2, head.one2one_cv3
+    model.export(format="onnx", device="cpu", nms=None, **json.loads(arguments))
 
 
 def _environment(verbose: bool) -> dict[str, str]:

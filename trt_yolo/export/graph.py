@@ -5,7 +5,8 @@ Knows ONNX and the differences between its opsets; knows nothing of YOLO.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import graphlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ UINT8 = TensorProto.UINT8
 DEFAULT_OPSET = 19  # the first with Q/DQ around FP16 tensors; TensorRT 10.3 and ONNX Runtime 1.18 read it
 MIN_OPSET = 13
 MAX_OPSET = 21
-_IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
+NEWEST_IR = 10  # of opset 21; ONNX Runtime 1.18 reads no newer one
+_IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: NEWEST_IR}
 
 
 class GraphWriter:
@@ -107,13 +109,46 @@ def value_info(name: str, dtype: int, shape: Sequence[int | str]) -> onnx.ValueI
 
 
 def dimensions(value: onnx.ValueInfoProto) -> list[int | str]:
-    """The shape of a graph input or output: numbers, and names ('' if unnamed) for dynamic dimensions."""
-    return [
-        dim.dim_value if dim.HasField("dim_value") else dim.dim_param
-        for dim in value.type.tensor_type.shape.dim
-    ]
+    """The shape of a graph input or output: numbers, and names ('' if unnamed, 0 or -1) for dynamic dimensions."""
+    return [dim.dim_value if dim.dim_value > 0 else dim.dim_param for dim in value.type.tensor_type.shape.dim]
 
 
 def opset_of(model: onnx.ModelProto) -> int:
     """The version of ONNX's own operator set that a model is written for."""
     return int(next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")))
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs in a node's attributes: branches of If, bodies of Loop and Scan."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def sort_nodes(graph: onnx.GraphProto) -> bool:
+    """Puts nodes after those that they read from, as the standard wants it, in subgraphs too.
+
+    Returns:
+        Whether that is possible: not where nodes read each other in a circle; then the graph is as it was.
+    """
+    makers = {output: index for index, node in enumerate(graph.node) for output in node.output if output}
+    needed = [{makers[name] for name in _read_by(node) if name in makers} for node in graph.node]
+    try:
+        order = list(graphlib.TopologicalSorter(dict(enumerate(needed))).static_order())
+    except graphlib.CycleError:
+        return False
+    if any(maker > index for index, makers_ in enumerate(needed) for maker in makers_):
+        nodes = [graph.node[index] for index in order]
+        del graph.node[:]
+        graph.node.extend(nodes)
+    return all([sort_nodes(inner) for node in graph.node for inner in subgraphs(node)])
+
+
+def _read_by(node: onnx.NodeProto) -> Iterator[str]:
+    """The tensors that a node reads, those that its subgraphs read from outside included."""
+    yield from node.input
+    for inner in subgraphs(node):
+        for each in inner.node:
+            yield from _read_by(each)
+        yield from (value.name for value in inner.output)

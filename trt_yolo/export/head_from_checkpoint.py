@@ -17,22 +17,39 @@ from typing import Any
 import numpy as np
 import onnx
 
+from trt_yolo.class_names import class_names
 from trt_yolo.errors import CheckpointError, InputError, UnsupportedModelError
-from trt_yolo.export.blocks import UnknownBlockError, emit_block, emit_detect, number_of, unknown_block
-from trt_yolo.export.checkpoint import Record, read_checkpoint
+from trt_yolo.export.blocks import (
+    UnknownBlockError,
+    check_members,
+    emit_block,
+    emit_detect,
+    number_of,
+    unknown_block,
+)
+from trt_yolo.export.checkpoint import read_checkpoint
 from trt_yolo.export.graph import DEFAULT_OPSET, FLOAT, GraphWriter, value_info
+from trt_yolo.export.records import Record, shown
 from trt_yolo.manifest import MAX_CLASSES
-from trt_yolo.shapes import MAX_SIDE, BatchRange, anchor_count
+from trt_yolo.shapes import MAX_SIDE, BatchRange, anchor_count, check_channels
 
+# Heads that no exporter makes a graph of that runs here.
 _TASKS = {
-    "Segment": "segmentation",
-    "Pose": "pose",
-    "OBB": "oriented-box",
-    "Classify": "classification",
-    "RTDETRDecoder": "RT-DETR",
-    "v10Detect": "YOLOv10",
-    "WorldDetect": "YOLO-World",
+    "Segment": "a segmentation",
+    "Segment26": "a segmentation",
+    "SemanticSegment": "a segmentation",
+    "YOLOESegment": "a segmentation",
+    "YOLOESegment26": "a segmentation",
+    "Pose": "a pose",
+    "Pose26": "a pose",
+    "OBB": "an oriented-box",
+    "OBB26": "an oriented-box",
+    "Classify": "a classification",
+    "Depth": "a depth",
+    "RTDETRDecoder": "an RT-DETR",
 }
+_MAX_DEPTH = 20  # of the first convolution; a module that holds itself has no end
+_WRAPPERS = ("module",)  # of DataParallel
 
 
 @dataclass(frozen=True)
@@ -64,24 +81,15 @@ def checkpoint_from_file(path: Path) -> Checkpoint:
         UnsupportedModelError: A model of another task, or of another architecture.
     """
     content = read_checkpoint(path)
-    model = _model(content)
-    if not isinstance(model, Record) or not isinstance(model.get("model"), Record):
-        raise CheckpointError(
-            f"{path} holds no YOLO model, perhaps only weights (a state_dict); "
-            "give a checkpoint as Ultralytics saves it, such as best.pt"
-        )
-    layers = [layer for layer in model.model.children() if isinstance(layer, Record)]
-    if not layers:
-        raise CheckpointError(f"{path} holds a model without layers; save it again with Ultralytics")
-    _check_task(path, layers[-1])
+    model = model_of(content)
+    layers = _layers(path, content)
+    _check_native(layers[-1])
     with _sound_structure():
-        strides = tuple(int(stride) for stride in np.asarray(layers[-1].stride).ravel())
-        if not strides or min(strides) < 1:
-            raise ValueError(f"strides {strides}")
+        strides = _strides(layers[-1])
         classes = number_of(layers[-1], "nc")
         if not 1 <= classes <= MAX_CLASSES:
             raise ValueError(f"{classes} classes")
-        names = _names(model, classes)
+    names = class_names(model.get("names"), classes=classes, origin=str(path))
     return Checkpoint(layers=layers, names=names, strides=strides, imgsz=_trained_imgsz(content))
 
 
@@ -101,12 +109,7 @@ def head_from_checkpoint(
         UnknownBlockError: The checkpoint has a block that this exporter does not know.
     """
     largest = max(checkpoint.strides)
-    if any(side % largest for side in imgsz_hw):
-        height, width = imgsz_hw
-        raise InputError(
-            f"image size {height}x{width} does not fit this model: both sides must be multiples of {largest}; "
-            f"try {_round_up(height, largest)}x{_round_up(width, largest)}"
-        )
+    check_imgsz(imgsz_hw, stride=largest)
     graph = GraphWriter(opset=opset)
     outputs: list[str] = []
     tensor = "images"
@@ -134,13 +137,42 @@ def head_from_checkpoint(
     )
 
 
-def trained_imgsz(path: Path) -> int:
-    """The image size, in pixels, that the checkpoint of any architecture was trained on.
+def check_imgsz(imgsz_hw: tuple[int, int], *, stride: int) -> None:
+    """Refuses an image size, in pixels, that the model's largest stride does not divide.
+
+    Raises:
+        InputError: It does not.
+    """
+    if any(side % stride for side in imgsz_hw):
+        height, width = imgsz_hw
+        raise InputError(
+            f"image size {height}x{width} does not fit this model: both sides must be multiples of {stride}; "
+            f"try {_round_up(height, stride)}x{_round_up(width, stride)}"
+        )
+
+
+def trained_imgsz_and_stride(path: Path) -> tuple[int, int]:
+    """The image size that a checkpoint of any architecture was trained on, and its largest stride, in pixels.
 
     Raises:
         CheckpointError: Damaged, or its pickle names code that is not on the allow-list.
+        UnsupportedModelError: A model of another task, or for pictures of other than three channels.
     """
-    return _trained_imgsz(read_checkpoint(path))
+    content = read_checkpoint(path)
+    head = _layers(path, content)[-1]
+    with _sound_structure():
+        return _trained_imgsz(content), max(_strides(head))
+
+
+def model_of(content: Any) -> Any:
+    """The pickled model: the averaged weights (`ema`) where they are kept beside the trained ones."""
+    model = content
+    if isinstance(content, dict):
+        model = content.get("ema") if isinstance(content.get("ema"), Record) else content.get("model")
+    for name in _WRAPPERS:
+        if isinstance(model, Record) and isinstance(model.get(name), Record):
+            model = model.get(name)
+    return model
 
 
 @contextlib.contextmanager
@@ -157,41 +189,74 @@ def _sound_structure() -> Iterator[None]:
         ) from error
 
 
-def _model(content: Any) -> Any:
-    """The pickled model: the averaged weights (`ema`) where they are kept beside the trained ones."""
-    if not isinstance(content, dict):
-        return content
-    return content.get("ema") if isinstance(content.get("ema"), Record) else content.get("model")
-
-
-def _check_task(path: Path, head: Record) -> None:
+def _layers(path: Path, content: Any) -> list[Record]:
+    """The layers of a detection model; the last one is its head."""
+    model = model_of(content)
+    if not isinstance(model, Record) or not isinstance(model.get("model"), Record):
+        raise CheckpointError(_no_model(path, content))
+    layers = [layer for layer in model.model.children() if isinstance(layer, Record)]
+    if not layers:
+        raise CheckpointError(f"{path} holds a model without layers; save it again with Ultralytics")
+    head = layers[-1]
     if head.class_name in _TASKS:
         raise UnsupportedModelError(
-            f"{path} is a {_TASKS[head.class_name]} model; this version of trt-yolo exports detection models, "
+            f"{path} is {_TASKS[head.class_name]} model; this version of trt-yolo exports YOLO detection models, "
             "such as yolov8n.pt"
         )
+    if head.get("one2one_cv2") is not None and head.get("cv2") is None:
+        raise UnsupportedModelError(
+            f"{path} is end-to-end and was fused, which removed the head that is exported here (one-to-many); "
+            "give the checkpoint as training saved it"
+        )
+    check_channels(_channels(layers[0]), origin=str(path))
+    return layers
+
+
+def _strides(head: Record) -> tuple[int, ...]:
+    strides = tuple(int(stride) for stride in np.asarray(head.stride).ravel())
+    if not strides or min(strides) < 1:
+        raise ValueError(f"strides {strides}")
+    return strides
+
+
+def _no_model(path: Path, content: Any) -> str:
+    """What a file is that holds no model."""
+    held = [content, *(content.values() if isinstance(content, dict) else ())]
+    for weights in held:
+        key = next(iter(weights), None) if isinstance(weights, dict) else None
+        if isinstance(key, str) and isinstance(weights[key], np.ndarray):
+            return (
+                f"{path} holds no YOLO model, only weights (a state_dict that begins with {shown(key)}); "
+                "save the whole checkpoint with Ultralytics, such as best.pt, or give an ONNX export of the model"
+            )
+    return f"{path} holds no YOLO model; give a checkpoint as Ultralytics saves it, such as best.pt"
+
+
+def _channels(layer: Record) -> int | str:
+    """Channels that the first convolution reads."""
+    record = layer
+    for _ in range(_MAX_DEPTH):
+        members = record.children()
+        if record.class_name == "Focus" or not members or not isinstance(members[0], Record):
+            break  # Focus gives its convolution four times the channels
+        record = members[0]
+    weight, groups = record.get("weight"), record.get("groups")
+    if not isinstance(weight, np.ndarray) or weight.ndim != 4 or not isinstance(groups, int):
+        return "unknown"
+    return int(weight.shape[1] * groups)
+
+
+def _check_native(head: Record) -> None:
     if head.class_name != "Detect":
         raise UnknownBlockError(unknown_block(head, "the last layer"))
     if head.get("one2one_cv2") is not None or number_of(head, "reg_max") == 1:
         raise UnknownBlockError(unknown_block(head, "the last layer", detail=" in its end-to-end form"))
-
-
-def _names(model: Record, classes: int) -> dict[int, str]:
-    """Class names by class id; numbered ones where the checkpoint has none."""
-    names = model.get("names")
-    if names is None:
-        return {index: f"class{index}" for index in range(classes)}
-    names = dict(enumerate(names)) if isinstance(names, list) else names
-    if not isinstance(names, dict) or sorted(names) != list(range(classes)):
-        raise ValueError(f"names that do not fit {classes} classes")
-    if not all(isinstance(name, str | int) for name in names.values()):
-        raise TypeError("names that are no texts")
-    return {index: str(names[index]) for index in range(classes)}
+    check_members(head, "the last layer")
 
 
 def _trained_imgsz(content: Any) -> int:
     """The image size among the training arguments; 640 where they do not say."""
-    model = _model(content)
+    model = model_of(content)
     candidates = [content.get("train_args")] if isinstance(content, dict) else []
     for arguments in (*candidates, model.get("args") if isinstance(model, Record) else None):
         size = arguments.get("imgsz") if isinstance(arguments, dict | Record) else None

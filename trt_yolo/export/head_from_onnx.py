@@ -8,20 +8,25 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx.version_converter
-from google.protobuf.message import DecodeError
 
-from trt_yolo.errors import InputError, UnsupportedModelError
+from trt_yolo.backends.onnxruntime import first_line, open_session
+from trt_yolo.errors import InputError, MissingDependencyError, UnsupportedModelError
 from trt_yolo.export.graph import FLOAT, FLOAT16, dimensions, opset_of
+from trt_yolo.export.onnx_file import model_from_file
 from trt_yolo.manifest import (
-    KNOWN_STRIDES,
     METADATA_KEY,
     Manifest,
+    declared_size,
     manifest_from_json,
     manifest_from_ultralytics,
 )
-from trt_yolo.shapes import BatchRange, anchor_count
+from trt_yolo.shapes import MAX_SIDE, BatchRange, anchor_count
+
+_STRIDES = (8, 16, 32)  # where neither the graph nor a run tells: the graph computes its own
+_UNSOUND = (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError)
 
 
 def head_from_onnx(
@@ -38,33 +43,28 @@ def head_from_onnx(
         InputError: No such file, no ONNX model, or sizes that the graph is not fixed at.
         UnsupportedModelError: An ONNX model, but no YOLOv8 detection head.
     """
-    model, metadata = _read(path)
-    if (
-        METADATA_KEY in metadata
-        and manifest_from_json(metadata[METADATA_KEY], origin=str(path)).graph == "deploy"
-    ):
-        raise InputError(
-            f"{path} is a deploy graph already; give the .pt it was made from, or a head graph (--head)"
-        )
-    inputs = _true_inputs(model.graph)
-    if len(inputs) != 1 or inputs[0].type.tensor_type.elem_type not in (FLOAT, FLOAT16):
-        raise UnsupportedModelError(
-            f"{path} is no YOLOv8 model: it has {len(inputs)} inputs; needed: one, of floating point (N, 3, H, W)"
-        )
-    del model.graph.input[:]
-    model.graph.input.extend(inputs)
+    model = model_from_file(path)
+    metadata = _metadata(model, path)
+    _check_input(model, path)
+    own = dimensions(model.graph.input[0])
+    if len(own) == 4:
+        imgsz_hw = imgsz_hw or declared_size(own, metadata, origin=str(path))
+        _check_asked(own, imgsz_hw, batch, path)
+        own = [own[0], own[1] if isinstance(own[1], int) else _channels(model.graph), *imgsz_hw]
+        _set_dimensions(model.graph.input[0], [own[0] or "batch", *own[1:]])
+        _infer_outputs(model, imgsz_hw, path)
     manifest = manifest_from_ultralytics(
         metadata,
-        input_shape=dimensions(inputs[0]),
+        input_shape=own,
         output_shapes=[dimensions(output) for output in model.graph.output],
         imgsz_hw=imgsz_hw,
         origin=str(path),
     )
-    return _with_fixed_shape(model, manifest, batch, path)
+    return _with_batch(model, manifest, batch)
 
 
 def with_opset(model: onnx.ModelProto, opset: int, *, origin: str) -> onnx.ModelProto:
-    """The model written for a newer ONNX operator set.
+    """The model written for another ONNX operator set.
 
     Raises:
         InputError: ONNX does not know how; `origin` is named.
@@ -82,57 +82,105 @@ def with_opset(model: onnx.ModelProto, opset: int, *, origin: str) -> onnx.Model
     return converted
 
 
-def _read(path: Path) -> tuple[onnx.ModelProto, dict[str, str]]:
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give the path of an .onnx file")
+def _metadata(model: onnx.ModelProto, path: Path) -> dict[str, str]:
     try:
-        if path.stat().st_size == 0:
-            raise InputError(f"{path} is empty; export the model again")
-        model = onnx.load(str(path))
-        onnx.checker.check_model(model)
         metadata = {entry.key: entry.value for entry in model.metadata_props}
-    except (DecodeError, onnx.checker.ValidationError, UnicodeDecodeError) as error:
-        detail = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is damaged or no ONNX model ({detail}); export or copy it again") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise _no_text(path) from error
     if any(isinstance(text, bytes) for pair in metadata.items() for text in pair):  # what is no UTF-8
-        raise InputError(f"{path} has metadata that is no text; export the model again")
-    return model, metadata
+        raise _no_text(path)
+    text = metadata.get(METADATA_KEY)
+    if text is not None and manifest_from_json(text, origin=str(path)).graph == "deploy":
+        raise InputError(
+            f"{path} is a deploy graph already; give the .pt it was made from, or a head graph (--head)"
+        )
+    return metadata
 
 
-def _true_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """The inputs that are no initializers: old exporters list both."""
-    stored = {tensor.name for tensor in graph.initializer}
-    return [value for value in graph.input if value.name not in stored]
+def _no_text(path: Path) -> InputError:
+    return InputError(f"{path} has metadata that is no text; export the model again")
 
 
-def _with_fixed_shape(
-    model: onnx.ModelProto, manifest: Manifest, batch: BatchRange | None, path: Path
-) -> tuple[onnx.ModelProto, Manifest]:
-    own_batch, _, *own_hw = dimensions(model.graph.input[0])
-    for own, asked in zip(own_hw, manifest.imgsz_hw, strict=True):
-        if isinstance(own, int) and own != asked:
+def _check_input(model: onnx.ModelProto, path: Path) -> None:
+    kinds = [value.type.tensor_type.elem_type for value in model.graph.input]
+    if len(kinds) != 1 or kinds[0] not in (FLOAT, FLOAT16):
+        given = [onnx.TensorProto.DataType.Name(kind).lower() for kind in kinds]
+        raise UnsupportedModelError(
+            f"{path} is no YOLOv8 model: its inputs are {', '.join(given) or 'none'}; "
+            "needed: one, of floating point (N, 3, H, W)"
+        )
+
+
+def _check_asked(
+    own: list[int | str], imgsz_hw: tuple[int, int], batch: BatchRange | None, path: Path
+) -> None:
+    own_batch, _, *own_hw = own
+    for side, asked in zip(own_hw, imgsz_hw, strict=True):
+        if isinstance(side, int) and side != asked:
             raise InputError(
                 f"{path} is fixed at {own_hw[0]}x{own_hw[1]} pixels, asked for "
-                f"{manifest.imgsz_hw[0]}x{manifest.imgsz_hw[1]}; leave --imgsz out, or export from the .pt"
+                f"{imgsz_hw[0]}x{imgsz_hw[1]}; leave --imgsz out, or export from the .pt"
             )
     if isinstance(own_batch, int) and batch not in (None, BatchRange(own_batch, own_batch)):
         raise InputError(
             f"{path} is fixed at a batch of {own_batch}, asked for {batch}; "
             "leave --batch out, or export from the .pt"
         )
+
+
+def _channels(graph: onnx.GraphProto) -> int:
+    """Channels of an input that does not say: what the convolution that reads it takes, else 3."""
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    readers = [node for node in graph.node if node.op_type == "Conv" and node.input[0] == graph.input[0].name]
+    taken = [stored[node.input[1]].dims[1] for node in readers if node.input[1] in stored]
+    return int(taken[0]) if taken else 3
+
+
+def _infer_outputs(model: onnx.ModelProto, imgsz_hw: tuple[int, int], path: Path) -> None:
+    """Gives the outputs the shapes that follow from the input's: by inference, else by one run."""
+    del model.graph.value_info[:]
+    for output in model.graph.output:
+        for dim in output.type.tensor_type.shape.dim:
+            if dim.dim_value <= 0:
+                dim.Clear()
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output
+    except _UNSOUND as error:
+        raise InputError(
+            f"the shapes of {path} do not fit each other ({first_line(error)}); export it again"
+        ) from error
+    shapes = [dimensions(output) for output in inferred]
+    if len(shapes) == 1 and not all(isinstance(side, int) for side in shapes[0][1:]):
+        shapes = [_shape_when_run(model, imgsz_hw, path) or shapes[0]]
+    for output, shape in zip(model.graph.output, shapes, strict=True):
+        _set_dimensions(output, shape)
+
+
+def _shape_when_run(model: onnx.ModelProto, imgsz_hw: tuple[int, int], path: Path) -> list[int | str] | None:
+    """The shape of the only output for one image; None where ONNX Runtime is not installed."""
+    if max(imgsz_hw) > MAX_SIDE:
+        return None  # refused later, with what is possible
+    try:
+        session = open_session(model.SerializeToString(), threads=1)
+        (node,) = session.get_inputs()
+        dtype = np.float16 if "16" in node.type else np.float32
+        ones = [side if isinstance(side, int) else 1 for side in node.shape]
+        found: list[int | str] = list(session.run(None, {node.name: np.zeros(ones, dtype)})[0].shape)
+    except MissingDependencyError:
+        return None
+    except Exception as error:  # the bindings raise a dozen unrelated classes
+        raise InputError(f"{path} does not run ({first_line(error)}); export it again") from error
+    return found
+
+
+def _with_batch(
+    model: onnx.ModelProto, manifest: Manifest, batch: BatchRange | None
+) -> tuple[onnx.ModelProto, Manifest]:
     batch = batch or manifest.batch
     size: int | str = batch.minimum if batch.is_static else "batch"
+    anchors = manifest.anchors or anchor_count(manifest.imgsz_hw, _STRIDES)
     _set_dimensions(model.graph.input[0], [size, 3, *manifest.imgsz_hw])
-    del model.graph.value_info[:]
-    output = model.graph.output[0]
-    _set_dimensions(output, [size, 4 + len(manifest.names), "anchors"])
-    inferred = onnx.shape_inference.infer_shapes(model).graph.output[0]
-    anchors = dimensions(inferred)[2]
-    if isinstance(anchors, str):
-        anchors = anchor_count(manifest.imgsz_hw, KNOWN_STRIDES[0])  # the graph computes its own
-    _set_dimensions(output, [size, 4 + len(manifest.names), anchors])
+    _set_dimensions(model.graph.output[0], [size, 4 + len(manifest.names), anchors])
     return model, dataclasses.replace(manifest, batch=batch, anchors=anchors)
 
 

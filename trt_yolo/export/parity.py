@@ -6,29 +6,36 @@ the host, by code that shares nothing with the deploy graph's.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
 from trt_yolo.demo.scenes import scene
-from trt_yolo.errors import ExportError
+from trt_yolo.errors import BackendError, ExportError
+from trt_yolo.evaluation.head_runner import HeadRunner
+from trt_yolo.export.graph import opset_of
+from trt_yolo.manifest import METADATA_KEY, Manifest
 from trt_yolo.media.images import read_image
+from trt_yolo.vision.agreement import Agreement, Tolerance, agreement_with_head
 from trt_yolo.vision.letterbox import fit_letterbox, letterbox_into
-from trt_yolo.vision.matching import matched_pairs
-from trt_yolo.vision.nms import greedy_nms
 
 BOX_TOLERANCE_PX = 0.1
 SCORE_TOLERANCE = 1e-3
 UNMATCHED_TOLERANCE = 0.01
-_SAME_OBJECT_IOU = 0.9
 _CANDIDATES = 100
 _SCORE_NOISE = 1e-5  # below it a float32 sigmoid's rounding decides which score is higher
+_TIES = 1e-4  # scores that differ by less, as a share, are one
 _SCENES = 3
 _IOU = 0.7
+_TOLERANCE = Tolerance(box_px=BOX_TOLERANCE_PX, score=SCORE_TOLERANCE, tie=_SCORE_NOISE)
+
+_log = logging.getLogger(__name__)
 
 Frames = npt.NDArray[np.uint8]
 
@@ -41,7 +48,7 @@ class Parity:
         images: Images that both were run on.
         detections: Detections of the head graph on them. The threshold is lowered, image by image, until
             a hundred candidates pass, so that images without known objects say something too.
-        unmatched: Detections of either that the other does not have.
+        unmatched: Detections of either that the other does not have, and no tie of scores explains.
         worst_box_px: Largest difference of a matched box's side, letterboxed pixels.
         worst_score: Largest difference of a matched score.
     """
@@ -78,50 +85,88 @@ def check_parity(head: bytes, deploy: bytes, frames: Frames) -> Parity:
     Raises:
         ExportError: Beyond tolerance.
     """
-    found = unmatched = 0
-    worst_box = worst_score = 0.0
-    with OnnxRuntimeBackend(head) as reference, OnnxRuntimeBackend(deploy) as candidate:
+    found: list[Agreement] = []
+    with HeadRunner(head) as reference, OnnxRuntimeBackend(deploy) as candidate:
         for frame in frames:
-            candidates = _candidates(reference, frame)[: candidate.manifest.rows]
-            conf = _threshold(candidates[:, 4])
-            wanted = greedy_nms(candidates[candidates[:, 4] > conf], iou=_IOU)
+            output = reference.head(frame[None])[0]
+            conf = _threshold(_scores(output)[: candidate.manifest.rows])
             got = candidate.infer(frame[None], conf=conf, iou=_IOU)[0]
-            got = got[got[:, 4] > 0]
-            pairs = matched_pairs(
-                wanted[:, :4], wanted[:, 5].astype(np.int64), got[:, :4], got[:, 5].astype(np.int64),
-                iou=_SAME_OBJECT_IOU,
+            found.append(
+                agreement_with_head(
+                    output, got[got[:, 4] > 0],
+                    conf=conf, iou=_IOU, rows=candidate.manifest.rows, tolerance=_TOLERANCE,
+                )
             )  # fmt: skip
-            found += len(wanted)
-            unmatched += len(wanted) + len(got) - 2 * len(pairs)
-            for first, second in pairs:
-                difference = np.abs(wanted[first, :5] - got[second, :5])
-                worst_box = max(worst_box, float(difference[:4].max()))
-                worst_score = max(worst_score, float(difference[4]))
     parity = Parity(
-        images=len(frames), detections=found, unmatched=unmatched,
-        worst_box_px=worst_box, worst_score=worst_score,
-    )  # fmt: skip
+        images=len(frames),
+        detections=sum(one.detections for one in found),
+        unmatched=sum(one.unmatched for one in found),
+        worst_box_px=max(one.worst_box_px for one in found),
+        worst_score=max(one.worst_score for one in found),
+    )
     if not parity.holds:
         raise ExportError(
-            f"the deploy graph does not find what the head graph finds: boxes differ by up to {worst_box:.3g} "
-            f"pixels (allowed {BOX_TOLERANCE_PX}), scores by {worst_score:.3g} (allowed {SCORE_TOLERANCE}), "
-            f"{unmatched} of {found} detections have no partner; nothing was written, please report this model"
+            "the deploy graph does not find what the head graph finds: boxes differ by up to "
+            f"{parity.worst_box_px:.3g} pixels (allowed {BOX_TOLERANCE_PX}), scores by {parity.worst_score:.3g} "
+            f"(allowed {SCORE_TOLERANCE}), {parity.unmatched} of {parity.detections} detections have no partner; "
+            "nothing was written, please report this model"
         )
     return parity
 
 
-def _candidates(backend: OnnxRuntimeBackend, frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """The head's rows before NMS, best first."""
-    rows = backend.infer(frame[None], conf=0.0, iou=1.0)[0]
-    scored: npt.NDArray[np.float32] = rows[rows[:, 4] > 0]
+def check_same_head(
+    before: onnx.ModelProto, after: onnx.ModelProto, manifest: Manifest, *, origin: str
+) -> None:
+    """That a head graph and its conversion to another opset give the same for a demo scene.
+
+    Args:
+        before: The head graph.
+        after: Its conversion.
+        manifest: What both are.
+        origin: The file's name, for errors.
+
+    Raises:
+        ExportError: They do not.
+    """
+    frames = check_frames(manifest.imgsz_hw, ())[:1]
+    try:
+        with HeadRunner(_described(before, manifest)) as reference:
+            wanted = reference.head(frames)[0]
+    except BackendError as error:  # such as an opset that this ONNX Runtime does not have
+        _log.info(
+            "the conversion of %s is not checked, since the graph as given does not run: %s", origin, error
+        )
+        return
+    with HeadRunner(_described(after, manifest)) as converted:
+        difference = np.abs(converted.head(frames)[0] - wanted)
+    if not (difference[:4].max() <= BOX_TOLERANCE_PX and difference[4:].max() <= SCORE_TOLERANCE):
+        raise ExportError(
+            f"{origin} was brought from opset {opset_of(before)} to {opset_of(after)} and then gives something else: "
+            f"boxes differ by up to {difference[:4].max():.3g} pixels, scores by {difference[4:].max():.3g}; "
+            "nothing was written, give the .pt or export the model again with a newer opset"
+        )
+
+
+def _described(head: onnx.ModelProto, manifest: Manifest) -> bytes:
+    """The graph with its manifest and no other metadata."""
+    model = onnx.ModelProto()
+    model.CopyFrom(head)
+    onnx.helper.set_model_props(model, {METADATA_KEY: manifest.to_json()})
+    return bytes(model.SerializeToString())
+
+
+def _scores(head: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Each anchor's best score above 0, best first."""
+    best = np.sort(head[4:].max(axis=0))[::-1]
+    scored: npt.NDArray[np.float32] = best[best > 0]
     if not len(scored):
         raise ExportError("the head graph returns no scores: the checkpoint is damaged; nothing was written")
     return scored
 
 
 def _threshold(scores: npt.NDArray[np.float32]) -> float:
-    """0.25, or lower, so that about a hundred candidates pass; never on a score itself."""
+    """0.25, or lower, so that about a hundred candidates pass; never among scores that tie, which all pass then."""
     clear = int(np.count_nonzero(scores > _SCORE_NOISE)) or len(scores)
     last = min(_CANDIDATES, clear) - 1
-    below = scores[last + 1] if len(scores) > last + 1 else 0.0
+    below = scores[scores < scores[last] * (1 - _TIES)].max(initial=0)
     return min(0.25, float(scores[last] + below) / 2)

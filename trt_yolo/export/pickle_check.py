@@ -1,8 +1,8 @@
 """A pickle's opcodes looked through before any of them runs.
 
-Enters: the bytes of a pickle. Leaves: nothing, or a `CheckpointError`. The unpickler itself would take
-gigabytes for a large memo index, and forever to hash a tuple that holds another twice, that one a third
-twice, and so on. Knows no classes: what may be named is up to `checkpoint.py`.
+Enters: bytes that begin with a pickle. Leaves: the pickle's length, or a `CheckpointError`. The unpickler itself
+would take gigabytes for a large memo index, and forever to hash a tuple that holds another twice, that one a
+third twice, and so on. Knows no classes: what may be named is up to `records.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import pickletools
 
 from trt_yolo.errors import CheckpointError
 
+MAX_PICKLE_BYTES = 2 << 20  # the structure only; a YOLOv8x checkpoint has 0.3 MB
 _MAX_ITEMS = 1_000_000  # of one tuple with all that it holds written out
 _MARK = -1
 _HASHABLE = frozenset({"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "FROZENSET", "REDUCE"})
@@ -18,8 +19,8 @@ _GET = frozenset({"GET", "BINGET", "LONG_BINGET"})
 _PUT = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 
 
-def check_pickle(data: bytes) -> None:
-    """Walks the opcodes with a stack of sizes instead of objects.
+def check_pickle(data: bytes) -> int:
+    """The pickle's length, found by walking its opcodes with a stack of sizes instead of objects.
 
     Raises:
         CheckpointError: A memo index beyond the pickle's length, or a tuple of more than a million items.
@@ -27,7 +28,9 @@ def check_pickle(data: bytes) -> None:
     """
     stack: list[int] = []
     memo: dict[int, int] = {}
-    for opcode, argument, _ in pickletools.genops(data):
+    position = 0
+    for opcode, argument, place in pickletools.genops(data):
+        position = place or 0
         index = argument if isinstance(argument, int) else 0
         if opcode.name in _PUT:
             if index > len(data):
@@ -45,6 +48,7 @@ def check_pickle(data: bytes) -> None:
             if size > _MAX_ITEMS:
                 raise CheckpointError(f"its pickle has a tuple of more than {_MAX_ITEMS} items")
             stack.extend([size] * len(opcode.stack_after))
+    return position + 1  # the last opcode, STOP, is one byte
 
 
 def _pop(stack: list[int], opcode: pickletools.OpcodeInfo) -> list[int]:

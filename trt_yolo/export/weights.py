@@ -18,6 +18,7 @@ from importlib import resources
 from pathlib import Path
 
 from trt_yolo.errors import DownloadError, InputError, UnsupportedModelError
+from trt_yolo.paths import absence
 
 RELEASE_URL = "https://github.com/ultralytics/assets/releases/download/v8.3.0"
 COCO128_URL = "https://github.com/ultralytics/assets/releases/download/v0.0.0"
@@ -34,7 +35,12 @@ def cache_folder() -> Path:
     named = os.environ.get("TRT_YOLO_CACHE")
     if named:
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trt-yolo"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trt-yolo"
+    except RuntimeError as error:  # no HOME, and a user without an entry, as in containers
+        raise InputError(
+            "no home folder is known, so there is no cache; set TRT_YOLO_CACHE to a folder that you may write to"
+        ) from error
 
 
 def demo_checkpoint() -> Path:
@@ -61,7 +67,7 @@ def find_weights(model: str | None, *, progress: Progress | None = None) -> Path
     match = _RELEASED.fullmatch(model)
     if match is None:
         raise InputError(
-            f"no such file: {model}; give the path of a .pt or .onnx, "
+            f"{absence(model)}; give the path of a .pt or .onnx, "
             "or the name of a released model: yolov8n, yolov8s, yolov8m, yolov8l or yolov8x"
         )
     if match["task"]:

@@ -6,12 +6,15 @@ Enters: contents and paths. Leaves: files. Knows no formats.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 from trt_yolo.errors import InputError
+from trt_yolo.interruption import uninterrupted
 
 
 def file_sha256(path: Path) -> str:
@@ -23,32 +26,79 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def check_writable(folder: Path) -> None:
-    """Says now, not after the work, that a folder cannot be written."""
+def check_writable(folder: Path, option: str = "--out") -> None:
+    """Says now, not after the work, that a folder cannot be written, and what names another."""
     place = folder
     while not os.path.exists(place) and place != place.parent:  # unlike Path.exists, never raises
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK):
-        raise InputError(f"cannot write to {folder}; give a folder that you may write to with --out")
+        raise InputError(f"cannot write to {folder}; give a folder that you may write to with {option}")
 
 
-def write_together(files: dict[Path, bytes]) -> None:
-    """Writes every file beside its place first, then moves all of them there."""
+def check_no_input(path: Path, inputs: Iterable[str | Path | None]) -> None:
+    """Refuses to write a result over what it is made from, by whatever name.
+
+    Raises:
+        InputError: The path is one of the inputs.
+    """
+    given = [one for one in inputs if one is not None and os.path.exists(one)]
+    if os.path.exists(path) and any(os.path.samefile(path, one) for one in given):
+        raise InputError(f"{path} is an input of this command; give another name for the result")
+
+
+def write_files(files: dict[Path, bytes]) -> None:
+    """Writes every file beside its place first, then moves all of them there; the folders are made.
+
+    Raises:
+        OSError: One cannot be written, and nothing of it is left.
+    """
+    is_quick = not any(map(_is_device, files))  # a pipe may wait for its reader, and Ctrl-C must end that
+    with uninterrupted() if is_quick else contextlib.nullcontext():
+        _write_files(files)
+
+
+def _write_files(files: dict[Path, bytes]) -> None:
     written: dict[Path, Path] = {}
     try:
         for path, content in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-            written[part] = path
+            _make_folder(path.parent)
+            part = path.with_name(f".{secrets.token_hex(8)}.part")  # short, for names of 255 bytes
+            if _is_device(path):
+                part = path  # /dev/null stays what it is
+            else:
+                written[part] = path
             part.write_bytes(content)
         for part, path in written.items():
             part.replace(path)
-    except OSError as error:
-        folder = next(iter(files)).parent
-        raise InputError(
-            f"cannot write to {folder}: {error.strerror or error}; give another folder with --out"
-        ) from error
     finally:
         for part in written:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from error
+
+
+def _is_device(path: Path) -> bool:
+    """Whether it is a device, a pipe, or a name of something that is open, such as /dev/stdout."""
+    folder = os.path.realpath(path.parent)
+    return folder in ("/dev", f"/proc/{os.getpid()}/fd") or (path.exists() and not path.is_file())
+
+
+def write_together(files: dict[Path, bytes]) -> None:
+    """Writes the files of an artifact: all of them, whole, or none.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
+    try:
+        write_files(files)
+    except OSError as error:
+        folder = next(iter(files)).parent
+        is_name = error.errno == errno.ENAMETOOLONG and os.path.isdir(folder)
+        what_to_do = "rename the model" if is_name else "give another folder with --out"
+        raise InputError(f"cannot write to {folder}: {error.strerror or error}; {what_to_do}") from error

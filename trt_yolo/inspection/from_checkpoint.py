@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from trt_yolo.errors import CheckpointError
-from trt_yolo.export.checkpoint import Record, read_checkpoint
-from trt_yolo.export.head_from_checkpoint import Checkpoint, checkpoint_from_file
+from trt_yolo.export.checkpoint import read_checkpoint
+from trt_yolo.export.head_from_checkpoint import Checkpoint, checkpoint_from_file, model_of
+from trt_yolo.export.records import Record
 from trt_yolo.inspection.inspection import Inspection, Layer, Precision, Tensor
 
 _MAX_MODULES = 100_000  # a module that holds itself many times over has no end
@@ -131,9 +132,7 @@ def _facts(checkpoint: Checkpoint, content: Any) -> dict[str, str]:
 def _architecture(content: Any, classes: set[str]) -> str:
     """The generation that its blocks are of, and the YAML it was built from where it says so."""
     generation = next((name for block, name in _GENERATIONS if block in classes), "unknown")
-    model = content
-    if isinstance(content, dict):
-        model = content.get("ema") if isinstance(content.get("ema"), Record) else content.get("model")
+    model = model_of(content)
     yaml = model.get("yaml") if isinstance(model, Record) else None
     file = yaml.get("yaml_file") if isinstance(yaml, dict) else None
     return f"{generation} ({file})" if isinstance(file, str) else generation

@@ -8,23 +8,21 @@ inspection: whoever inspects a file wants to see why it does not work.
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import EncodeError
 from onnx import helper
 
 from trt_yolo.errors import BackendError, InputError
+from trt_yolo.export.graph import sort_nodes
+from trt_yolo.export.onnx_file import MOST_NODES, files_outside, parsed_model, stored_tensors, unfolds_too_far
 from trt_yolo.inspection.inspection import DEQUANTIZE, QUANTIZE, Inspection, Tensor
-from trt_yolo.inspection.onnx_layers import Graph, graph_of, subgraphs, tensor_of, text_of
+from trt_yolo.inspection.onnx_layers import Graph, graph_of, tensor_of, text_of
 from trt_yolo.manifest import METADATA_KEY, Manifest, manifest_from_json, manifest_from_ultralytics
 
-_MAX_BYTES = (1 << 31) - 1  # of a protobuf message
 _LARGEST_SESSION = 100 << 20  # bytes; more takes seconds to load
 _SHAPES_AT_MOST = 1024  # elements: larger tensors are weights, which say nothing about shapes
-_MOST_NODES = 100_000  # with all functions unfolded, which onnx and ONNX Runtime do in full
 _FATAL_ONLY = 4
 _LONGEST_FACT = 200
 _MOST_METADATA = 20
@@ -39,13 +37,13 @@ def inspection_from_onnx(path: Path) -> Inspection:
     Raises:
         InputError: No such file, or no ONNX model.
     """
-    model = _read(path)
-    outside, notes = _files_outside(model, path)
+    model = parsed_model(path)
+    outside, notes = files_outside(model, path)
     size = path.stat().st_size + sum(file.stat().st_size for file in outside)
     manifest = _manifest(model, path, notes)
     facts = _facts(model, outside)
-    if _unfolds_too_far(model):
-        why_not = f"its functions call each other in a circle, or unfold to more than {_MOST_NODES:,} nodes"
+    if unfolds_too_far(model):
+        why_not = f"its functions call each other in a circle, or unfold to more than {MOST_NODES:,} nodes"
         notes.append(f"{why_not}: shapes are not inferred")
     else:
         why_not = _why_not(path, model, size)
@@ -73,96 +71,10 @@ def inspection_from_onnx(path: Path) -> Inspection:
     )
 
 
-def _read(path: Path) -> onnx.ModelProto:
-    if not os.path.exists(path):  # unlike Path.exists, never raises
-        raise InputError(f"no such file: {path}; give the path of an .onnx model")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give the path of an .onnx model")
-    try:
-        size = path.stat().st_size
-        if size == 0:
-            raise InputError(f"{path} is empty; export the model again")
-        if size > _MAX_BYTES:
-            raise InputError(
-                f"{path} is no ONNX model: it has {size / 1e9:.1f} GB, and 2.1 GB is the most that one can have"
-            )
-        model = onnx.ModelProto()
-        model.ParseFromString(path.read_bytes())
-    except (DecodeError, UnicodeDecodeError) as error:
-        detail = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is damaged or no ONNX model ({detail}); export or copy it again") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    if not (model.ir_version > 0 and model.HasField("graph") and model.opset_import):
-        raise InputError(
-            f"{path} is damaged or no ONNX model (no graph of a known version); export or copy it again"
-        )
-    return model
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and all graphs inside it; a file nests them at most a hundred deep, or it is not read."""
-    yield graph
-    for node in graph.node:
-        for inner in subgraphs(node):
-            yield from _graphs(inner)
-
-
-def _stored(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    for graph in _graphs(model.graph):
-        yield from graph.initializer
-        for node in graph.node:
-            yield from (attribute.t for attribute in node.attribute if attribute.HasField("t"))
-
-
-def _files_outside(model: onnx.ModelProto, path: Path) -> tuple[list[Path], list[str]]:
-    """The files that weights are kept in, and a note for each that cannot be had."""
-    places = {
-        text_of(entry.value)
-        for tensor in _stored(model)
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    files, notes = [], []
-    for place in sorted(places):
-        parts = PurePosixPath(place), PureWindowsPath(place)
-        if any(part.is_absolute() or ".." in part.parts for part in parts):
-            notes.append(f"its weights are said to be outside its folder, in {place}: they are not looked at")
-        elif not os.path.isfile(path.parent / place):
-            notes.append(f"its weights are in {place}, which is missing; copy it beside the model")
-        else:
-            files.append(path.parent / place)
-    return files, notes
-
-
-def _unfolds_too_far(model: onnx.ModelProto) -> bool:
-    """Whether a few functions that call each other stand for endlessly many nodes."""
-    calls = {
-        (function.domain, function.name): [(node.domain, node.op_type) for node in _all_nodes(function.node)]
-        for function in model.functions
-    }
-    sizes = dict.fromkeys(calls, 1)
-    for _ in range(len(calls) + 1):  # without a circle no chain of calls is longer
-        larger = {key: 1 + sum(sizes.get(call, 1) for call in called) for key, called in calls.items()}
-        if larger == sizes:
-            return False
-        if max(larger.values()) > _MOST_NODES:
-            return True
-        sizes = larger
-    return bool(calls)
-
-
-def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for inner in subgraphs(node):
-            yield from _all_nodes(inner.node)
-
-
 def _with_shapes(model: onnx.ModelProto, notes: list[str]) -> onnx.ModelProto:
     """The model with the shapes that ONNX infers; as it was, with a note, where that fails. Takes its weights away."""
-    for tensor in _stored(model):
+    sort_nodes(model.graph)
+    for tensor in stored_tensors(model.graph):
         if len(tensor.raw_data) > 8 * _SHAPES_AT_MOST or len(tensor.float_data) > _SHAPES_AT_MOST:
             tensor.ClearField("raw_data")
             tensor.ClearField("float_data")

@@ -8,12 +8,12 @@ use the same names. Does not know files, manifests or runtimes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import onnx
 
+from trt_yolo.export.graph import subgraphs
 from trt_yolo.inspection.inspection import DEQUANTIZE, QUANTIZE, Layer, Multiplying, Precision, Tensor
 
 UNKNOWN_RANK = ("...",)
@@ -67,14 +67,6 @@ def tensor_of(value: onnx.ValueInfoProto, *, prefix: str = "") -> Tensor:
     if not kind.tensor_type.HasField("shape"):
         shape = UNKNOWN_RANK
     return Tensor(name=name, dtype=_dtype(kind.tensor_type.elem_type), shape=shape)
-
-
-def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs in a node's attributes: branches of If, bodies of Loop and Scan."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
 
 
 def _side(dim: Any) -> int | str:
