@@ -141,3 +141,19 @@ def test_every_error_is_ours_and_says_what_it_is(name: str) -> None:
     assert issubclass(kind, TrtYoloError)
     assert (kind.__doc__ or "").endswith(".")
     assert str(kind("what to do")) == "what to do"
+
+
+def test_control_c_during_the_import_is_quiet() -> None:
+    """Ctrl-C in the first moments, before any command runs."""
+    program = """
+import sys
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == "trt_yolo.cli.main":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+from trt_yolo.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
