@@ -42,7 +42,18 @@ FEATURES = (
     Feature(
         "core",
         "everything",
-        ("numpy", "opencv-python", "onnx", "typer", "rich", "pyyaml", "filelock"),
+        (
+            "numpy",
+            "opencv-python",
+            "av",
+            "simplejpeg",
+            "pillow",
+            "onnx",
+            "typer",
+            "rich",
+            "pyyaml",
+            "filelock",
+        ),
         "pip install trt-yolo",
     ),
     Feature(

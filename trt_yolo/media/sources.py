@@ -22,7 +22,6 @@ VIDEO_SUFFIXES = frozenset(
      ".mxf", ".nut", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv", ".y4m"}
 )  # fmt: skip
 
-_WHAT_WORKS = 'give files, folders or glob patterns such as "frames/*.jpg"'
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/", re.IGNORECASE)  # a Path holds one slash of the two
 _PRINTF = re.compile(r"%0?\d*d")
 _ENDS = {
@@ -59,7 +58,7 @@ def find_images(given: Sequence[str | Path]) -> list[Path]:
     """
     found: list[Path] = []
     for source in given:
-        matches = _files(source)
+        matches = _files(source, "images")
         images = [path for path in matches if not is_video(path)]
         if not images and matches == [Path(source)]:
             raise InputError(f"{source} is a video; give images, folders or glob patterns")
@@ -106,11 +105,11 @@ def check_source(source: object) -> None:
     else:
         return
     if not os.path.isfile(name):
-        raise InputError(f"{kind} is no source yet; {_WHAT_WORKS}")
+        raise InputError(f"{kind} is no source yet; {_what_works('files')}")
 
 
-def _files(source: str | Path) -> list[Path]:
-    """The images and videos of one source; empty where a folder or pattern has none."""
+def _files(source: str | Path, wanted: str = "files") -> list[Path]:
+    """The images and videos of one source; empty where a folder or pattern has none. `wanted` is for the error."""
     check_source(source)
     name = str(source)
     if os.path.isdir(name):  # unlike Path's, never raises
@@ -119,7 +118,11 @@ def _files(source: str | Path) -> list[Path]:
         return [Path(source)]
     if glob.has_magic(name):
         return sorted(_with_suffix(map(Path, glob.glob(name, recursive=True))))
-    raise InputError(f"{absence(name, 'file or folder')}; {_WHAT_WORKS}")
+    raise InputError(f"{absence(name, 'file or folder')}; {_what_works(wanted)}")
+
+
+def _what_works(wanted: str) -> str:
+    return f'give {wanted}, folders or glob patterns such as "frames/*.jpg"'
 
 
 def _listed(folder: str) -> list[Path]:
