@@ -117,7 +117,7 @@ def test_without_a_python_it_says_what_to_set(
 def test_standard_streams_that_are_closed_are_opened_on_nothing(closed: tuple[int, ...]) -> None:
     script = f"""
 import os, sys
-from trt_yolo.interpreter import hold_standard_streams
+from trt_yolo.standard_streams import hold_standard_streams
 for number in {closed}:
     os.close(number)
 hold_standard_streams()

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from trt_yolo.errors import WorkerError
+from trt_yolo.standard_streams import hold_standard_streams
 
 # SIGCHLD that is ignored would be ignored there too: no library would see how processes of its own end
 _PROGRAM = """\
@@ -89,22 +90,6 @@ def executable() -> str:
 def import_path() -> list[str]:
     """`sys.path` as Python itself reads it: entries that are no strings are passed over."""
     return [str(entry) for entry in sys.path if isinstance(entry, str)]
-
-
-def hold_standard_streams() -> None:
-    """Opens those of stdin, stdout and stderr that are closed on nothing.
-
-    The next file opened would get the number, and with it whatever a library prints.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            fd = os.open(os.devnull, os.O_RDWR)
-            if fd == number:
-                os.set_inheritable(fd, True)
-            else:  # another thread was faster
-                os.close(fd)
 
 
 def _nameless_file() -> IO[bytes]:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from trt_yolo.errors import TrtYoloError, WorkerError
-from trt_yolo.interpreter import hold_standard_streams
 from trt_yolo.manifest import Manifest
 from trt_yolo.runtime.answers import Answers, Poll
 from trt_yolo.runtime.batch import Batch, Lane
@@ -24,6 +23,7 @@ from trt_yolo.runtime.jobs import Death
 from trt_yolo.runtime.process import Worker, WorkerGone, start_errors_in_words
 from trt_yolo.runtime.ring import RingError, State
 from trt_yolo.runtime.wake import Wake
+from trt_yolo.standard_streams import hold_standard_streams
 
 _log = logging.getLogger(__name__)
 

@@ -10,13 +10,25 @@ import os
 import sys
 
 
-def open_standard_streams() -> None:
-    """Leads a closed stream to the null device, so that no model opened later gets its number and our output."""
+def hold_standard_streams() -> None:
+    """Opens those of stdin, stdout and stderr that are closed on the null device.
+
+    The next file opened would get the number, and with it whatever a library prints.
+    """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number is this one
+            fd = os.open(os.devnull, os.O_RDWR)
+            if fd == number:
+                os.set_inheritable(fd, True)
+            else:  # another thread was faster
+                os.close(fd)
+
+
+def open_standard_streams() -> None:
+    """The same, and Python's own streams can be written to, with any file name."""
+    hold_standard_streams()
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  as long as the process
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
