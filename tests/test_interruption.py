@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from trt_yolo.export.writing import write_files
+from trt_yolo.artifacts.files import write_files
 from trt_yolo.interruption import temporary_folder, uninterrupted
 
 

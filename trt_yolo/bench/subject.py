@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from trt_yolo.artifacts.files import file_sha256
 from trt_yolo.backends.base import Backend
 from trt_yolo.bench.bare_engine import BareEngine, measured_parts
 from trt_yolo.bench.figures import Stages
@@ -28,7 +29,6 @@ from trt_yolo.bench.slot_to_slot import FullSlots, SlotToSlot
 from trt_yolo.bench.window import Contender
 from trt_yolo.cores import default_decode_threads, share_cores, usable_cpus
 from trt_yolo.errors import InputError
-from trt_yolo.export.writing import file_sha256
 from trt_yolo.loading import MOST_STREAMS, GpuOptions, backend_spec, check_counts
 from trt_yolo.manifest import Manifest
 from trt_yolo.media.decoding import DecoderName, check_decoder

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from trt_yolo.artifacts.files import write_files
 from trt_yolo.bench.figures import Figures, Stages
 from trt_yolo.bench.reporting import Collected, Sample
 from trt_yolo.bench.result import Compared, Report, Run
 from trt_yolo.bench.statistics import PERCENTILES, Ratio
 from trt_yolo.bench.window import Window
-from trt_yolo.export.writing import write_files
 
 _STAGES = tuple(field.name for field in dataclasses.fields(Stages))
 _SHOWN = ("p50", "p90", "p99", "p99_9")

@@ -145,6 +145,7 @@ def bench(
     ] = False,
 ) -> None:
     """Measure what the whole pipeline does, what the bare engine does, and what stands between them."""
+    from trt_yolo.artifacts.files import check_no_input
     from trt_yolo.bench.measuring import Plan
     from trt_yolo.bench.options import (
         BenchOptions,
@@ -155,7 +156,6 @@ def bench(
         share_of,
     )
     from trt_yolo.bench.scenario import scenario_words, split_words
-    from trt_yolo.export.writing import check_no_input
 
     given = list(words or []) + (scenario_words(scenario) if scenario is not None else [])
     models, loads = split_words(given)
@@ -392,10 +392,10 @@ def _write(
     report: Report, under_way: Bench, *, samples: Path | None, csv: Path | None, html: Path | None
 ) -> None:
     """Writes the files that were asked for; the result has been printed by then."""
+    from trt_yolo.artifacts.files import write_files
     from trt_yolo.bench.page import page_of
     from trt_yolo.bench.tables import write_csv, write_samples
     from trt_yolo.errors import InputError
-    from trt_yolo.export.writing import write_files
 
     writers: list[tuple[Path | None, Callable[[Path], None]]] = [
         (samples, lambda path: write_samples(path, under_way.windows())),

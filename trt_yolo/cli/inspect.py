@@ -118,8 +118,8 @@ def _format_of_bytes(start: bytes) -> Format | None:
 def _write_page(inspection: Inspection, page: Path, times: Path | None) -> None:
     import os
 
+    from trt_yolo.artifacts.files import check_no_input, write_together
     from trt_yolo.errors import InputError
-    from trt_yolo.export.writing import check_no_input, write_together
     from trt_yolo.inspection.page import page_from_inspection
 
     if os.path.isdir(page):

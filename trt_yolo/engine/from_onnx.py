@@ -18,6 +18,7 @@ from pathlib import Path
 
 import onnx
 
+from trt_yolo.artifacts.files import check_writable, file_sha256, write_together
 from trt_yolo.engine.build_process import BuildRequest, Built, Progress, run_build
 from trt_yolo.engine.device import Device, cuda_version, devices, platform_name
 from trt_yolo.engine.library import chosen_family, installed_version
@@ -28,7 +29,6 @@ from trt_yolo.engine.storing import locked, manifest_of, part_path, publish, wri
 from trt_yolo.errors import ExportError, InputError, TrtYoloError
 from trt_yolo.export.graph import dimensions
 from trt_yolo.export.onnx_file import parsed_model
-from trt_yolo.export.writing import check_writable, file_sha256, write_together
 from trt_yolo.interruption import uninterrupted
 from trt_yolo.manifest import (
     METADATA_KEY,

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from trt_yolo.artifacts.files import file_sha256
 from trt_yolo.engine.build_process import Progress
 from trt_yolo.engine.from_onnx import engine_from_onnx
 from trt_yolo.engine.loadable import Engine, Here, check_loads, for_this_machine, this_machine
 from trt_yolo.engine.options import options_from_dict
 from trt_yolo.engine.storing import manifest_beside
 from trt_yolo.errors import EngineError, TrtYoloError
-from trt_yolo.export.writing import file_sha256
 
 _log = logging.getLogger(__name__)
 

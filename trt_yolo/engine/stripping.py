@@ -10,10 +10,10 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trt_yolo.artifacts.files import check_writable
 from trt_yolo.engine.plan import PlanFile, manifest_path, plan_file, ultralytics_metadata
 from trt_yolo.engine.storing import locked, part_path, publish, write_durably
 from trt_yolo.errors import EngineError, InputError, UnsupportedModelError
-from trt_yolo.export.writing import check_writable
 from trt_yolo.manifest import EngineFacts, Manifest, manifest_from_ultralytics
 from trt_yolo.shapes import anchor_count
 

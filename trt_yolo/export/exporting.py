@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from trt_yolo.artifacts.files import check_writable, file_sha256, write_together
 from trt_yolo.errors import (
     BackendError,
     ExportError,
@@ -39,7 +40,6 @@ from trt_yolo.export.letterbox_in_graph import check_letterbox, letterboxing_fro
 from trt_yolo.export.options import INT8_OPSET, ExportOptions
 from trt_yolo.export.parity import Frames, Parity, check_frames, check_parity, check_same_head
 from trt_yolo.export.weights import cache_folder
-from trt_yolo.export.writing import check_writable, file_sha256, write_together
 from trt_yolo.interruption import temporary_folder
 from trt_yolo.manifest import DEFAULT_ROWS, METADATA_KEY, Accuracy, Manifest
 from trt_yolo.paths import check_utf8

@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from trt_yolo.artifacts.files import file_sha256
 from trt_yolo.engine.inspector import layer_information
 from trt_yolo.engine.loadable import Engine, engine_at
 from trt_yolo.engine.plan import ultralytics_metadata
 from trt_yolo.errors import BackendError, InputError, MissingDependencyError
-from trt_yolo.export.writing import file_sha256
 from trt_yolo.inspection.from_inspector import layers_from_inspector, tensors_from_inspector
 from trt_yolo.inspection.from_onnx import inspection_from_onnx
 from trt_yolo.inspection.inspection import Inspection, Tensor

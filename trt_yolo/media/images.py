@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from trt_yolo.artifacts.files import write_files
 from trt_yolo.errors import ImageError
-from trt_yolo.export.writing import write_files
 from trt_yolo.media.headers import MAX_PIXELS, Header, header_of
 from trt_yolo.media.jpeg import jpeg_pixels
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from trt_yolo.export.writing import write_together
+from trt_yolo.artifacts.files import write_together
 from trt_yolo.precision.calibration import Activation, Calibration, Target
 from trt_yolo.precision.int8_for_cpu import cpu_tensors
 from trt_yolo.precision.network import Network

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from trt_yolo.artifacts.files import write_files, write_together
 from trt_yolo.errors import InputError
-from trt_yolo.export.writing import write_files, write_together
 
 _ON_A_FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from trt_yolo.export.writing import write_files
+from trt_yolo.artifacts.files import write_files
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 folder = Path(sys.argv[1])
 try:
@@ -66,7 +66,7 @@ def test_a_pipe_stays_a_pipe(tmp_path: Path) -> None:
 
 def test_a_name_of_what_is_open(tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as out:
-        code = "from trt_yolo.export.writing import *; write_files({Path('/dev/fd/1'): b'content'})"
+        code = "from trt_yolo.artifacts.files import *; write_files({Path('/dev/fd/1'): b'content'})"
         subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
     assert (tmp_path / "out").read_bytes() == b"content"
 
