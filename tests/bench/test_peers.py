@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import shlex
@@ -109,7 +110,7 @@ def test_a_peer_finds_what_trt_yolo_finds(name: str, options: PeerOptions, wante
 def test_more_images_than_a_command_line_holds(options: PeerOptions) -> None:
     many = PeerOptions(**{**options, "images": options["images"] * 5000})
     with PeerProcess("queue", many) as peer:
-        assert peer.images_per_s(10) > 0
+        assert peer.window(0.1).images_per_s > 0
 
 
 @pytest.mark.timeout(300)
@@ -186,8 +187,8 @@ def test_an_image_that_does_not_come_back_is_no_rate() -> None:
             if path != "lost":
                 yield Found(number, np.zeros((0, 6), np.float32))
 
-    files = iter(["a", "b", "lost", "c", "d"])
-    with pytest.raises(BackendError, match="5 images were sent and 4 came back"):
+    files = itertools.chain(["a", "b", "lost"], itertools.repeat("c"))
+    with pytest.raises(BackendError, match=r"(\d+) images were sent and (?!\1)\d+ came back"):
         serving._timed(Ready(run=lossy, under_way=1), files, 0.0)
 
 
@@ -287,8 +288,7 @@ def test_by_hand_a_peer_runs_without_a_bench(options: PeerOptions) -> None:
     shown = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
     ready, answer = map(json.loads, shown.stdout.splitlines())
     assert ready == {"ready": True}
-    assert answer["images"] == 18
-    assert answer["seconds"] > 0
+    assert len(answer["found"]) == 20
 
 
 @pytest.mark.usefixtures("nothing_left")
