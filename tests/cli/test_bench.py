@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ from trt_yolo.demo.scenes import scene
 from trt_yolo.media.images import write_jpeg
 
 QUICK = ("--duration", "0.5", "--min-count", "3")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_windows() -> Iterator[None]:
+    """How exact a window is, is not what is tested here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trt_yolo.bench.flow.ROUNDS", 3)
+        yield
 
 
 def _bench(cli: Command, *arguments: str) -> dict[str, Any]:
@@ -165,10 +174,10 @@ def test_ctrl_c_gives_the_result_so_far(demo_onnx: Path, tmp_path: Path) -> None
     out = tmp_path / "out.json"
     with out.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "trt_yolo", "bench", str(demo_onnx), "--duration", "30", "--scope", "e2e", "--json"],
+            [sys.executable, "-m", "trt_yolo", "bench", str(demo_onnx), "--duration", "10", "--scope", "e2e", "--json"],
             stdout=file, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        time.sleep(25)  # the warm-up takes 5 s at most, the first window 3
+        time.sleep(13)  # the warm-up takes 5 s at most, the first window 1
         os.kill(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130

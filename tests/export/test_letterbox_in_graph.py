@@ -163,7 +163,8 @@ def test_it_finds_the_same(
 
 @pytest.mark.parametrize("target", ["tensorrt", "cpu"])
 def test_int8_finds_the_same(target: Any, tmp_path: Path) -> None:
-    options = ExportOptions(precision="int8", low_precision=PrecisionOptions(target=target, max_drop=5.0))
+    precision = PrecisionOptions(target=target, max_drop=5.0)
+    options = ExportOptions(imgsz_hw=(160, 160), precision="int8", low_precision=precision)
     made = export_model(demo_checkpoint(), out=tmp_path, options=options)
     deploy = onnx.load(made.artifacts[0].path)
     changed = letterboxing_from_deploy(deploy, CAMERA, made.manifest.imgsz_hw)
