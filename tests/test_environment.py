@@ -108,6 +108,7 @@ def test_nothing_of_a_gpu_is_compiled_unless_it_is_asked_for() -> None:
 def test_this_environment_has_the_core() -> None:
     probes = {package: environment.probe(package) for package in PACKAGES}
     assert environment.missing(FEATURES[0], probes) == []
+    assert {probes[package].state for package in FEATURES[0].packages} == {"installed"}  # their modules too
 
 
 def _probes(**versions: str) -> dict[str, Probe]:

@@ -107,6 +107,7 @@ _MODULES = {
     "nvidia-ml-py": "pynvml",
     "tensorrt-lean-cu13": "tensorrt_lean",
     "tensorrt-rtx-cu13": "tensorrt_rtx",
+    "pillow": "PIL",
     "pyyaml": "yaml",
     "nvidia-nvimgcodec-cu12": "nvidia.nvimgcodec",
     "faster-coco-eval": "faster_coco_eval",
