@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -213,3 +214,17 @@ def test_ultralytics_runs_our_head_graph(demo_head_onnx: Path, demo_onnx: Path) 
             )
             assert len(wanted) > 0
             assert_detections_match(got, wanted)
+
+
+@pytest.mark.parametrize(
+    "options", [ExportOptions(check=False), ExportOptions(head=True)], ids=["deploy", "head"]
+)
+def test_a_head_graph_is_not_written_over(
+    options: ExportOptions, demo_head_onnx: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / ("mine-head.onnx" if options.head else "mine.onnx")
+    shutil.copy(demo_head_onnx, source)
+    with pytest.raises(InputError, match="is an input of this command; give another name or folder"):
+        export_model(source, out=tmp_path, options=options)
+    assert source.read_bytes() == demo_head_onnx.read_bytes()
+    assert list(tmp_path.iterdir()) == [source]

@@ -43,7 +43,7 @@ def check_no_input(path: Path, inputs: Iterable[str | Path | None]) -> None:
     """
     given = [one for one in inputs if one is not None and os.path.exists(one)]
     if os.path.exists(path) and any(os.path.samefile(path, one) for one in given):
-        raise InputError(f"{path} is an input of this command; give another name for the result")
+        raise InputError(f"{path} is an input of this command; give another name or folder for the result")
 
 
 def write_files(files: dict[Path, bytes]) -> None:

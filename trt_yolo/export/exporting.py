@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from trt_yolo.artifacts.files import check_writable, file_sha256, write_together
+from trt_yolo.artifacts.files import check_no_input, check_writable, file_sha256, write_together
 from trt_yolo.errors import (
     BackendError,
     ExportError,
@@ -143,6 +143,8 @@ def export_model(
     )
     if not options.head:
         manifest = dataclasses.replace(manifest, graph="deploy", rows=_rows(options.rows, manifest.anchors))
+    path = _path(out, source, manifest, own_imgsz, options)
+    check_no_input(path, [source])
     content = _artifact(head, manifest)
     parity = None
     if options.check and not options.head:
@@ -150,12 +152,11 @@ def export_model(
         reference = _described(head.SerializeToString(), dataclasses.replace(manifest, graph="head", rows=0))
         parity = _checked(reference, content, frames, source)
     accuracy = None
-    stem = _stem(source, manifest, own_imgsz, options.rows)
     if network is not None:
+        stem = _stem(source, manifest, own_imgsz, options.rows)
         manifest = _in_precision(manifest, options)
         of_target = "-cpu" if manifest.target == "cpu" else ""
         cache = out / f"{stem.removesuffix('-head')}{of_target}.calibration.json"
-        stem = _stem(source, manifest, own_imgsz, options.rows)
         content, accuracy = _precise(network, content, manifest, options, cache, progress)
         if accuracy is not None:
             manifest = dataclasses.replace(manifest, accuracy=_accuracy(accuracy))
@@ -164,8 +165,6 @@ def export_model(
     if options.source_hw is not None:
         manifest = dataclasses.replace(manifest, source_hw=options.source_hw)
         content = _letterboxing(content, manifest, check=options.check)
-        stem += f"-from{options.source_hw[0]}x{options.source_hw[1]}"
-    path = out / f"{stem}.onnx"
     write_together({path: content, path.with_name(path.name + ".json"): (manifest.to_json() + "\n").encode()})
     artifact = Artifact(path=path, format="onnx", precision=manifest.precision, bytes=len(content))
     return ExportReport(artifacts=[artifact], manifest=manifest, parity=parity, accuracy=accuracy)
@@ -370,6 +369,16 @@ def _serialized(model: onnx.ModelProto, manifest: Manifest) -> bytes:
 def _rows(asked: int | None, anchors: int) -> int:
     """Rows of the deploy graph: NMS costs their square, which a small image need not pay."""
     return min(anchors, asked or min(DEFAULT_ROWS, max(128, anchors // 4)))
+
+
+def _path(
+    out: Path, source: Path, manifest: Manifest, own_imgsz: tuple[int, int], options: ExportOptions
+) -> Path:
+    """The artifact's file."""
+    stem = _stem(source, _in_precision(manifest, options), own_imgsz, options.rows)
+    if options.source_hw is not None:
+        stem += f"-from{options.source_hw[0]}x{options.source_hw[1]}"
+    return out / f"{stem}.onnx"
 
 
 def _stem(source: Path, manifest: Manifest, own_imgsz: tuple[int, int], rows: int | None) -> str:
