@@ -24,7 +24,8 @@ from trt_yolo.bench.statistics import ratio_of
 from trt_yolo.cores import default_decode_threads, usable_cpus
 from trt_yolo.errors import TrtYoloError
 from trt_yolo.media import gpu_images, video
-from trt_yolo.media.decoding import Decode, decoder_for
+from trt_yolo.media.decoding import decoder_for
+from trt_yolo.media.images import Decode
 from trt_yolo.media.sources import find_images, is_video
 
 WINDOWS = 8

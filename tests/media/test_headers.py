@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.media.encoded import KINDS, PICTURE, SIZE_WH, TURNS, animated, bgr, saved
-from trt_yolo.media.headers import Header, exif_orientation, header_of
-from trt_yolo.media.images import decode_image
+from trt_yolo.media.headers import Header, exif_orientation
+from trt_yolo.media.images import decode_image, header_of
 
 
 @pytest.mark.parametrize("which", KINDS)

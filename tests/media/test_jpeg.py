@@ -10,7 +10,7 @@ from PIL import Image
 from tests.media.encoded import encoded, saved, with_zeros
 from trt_yolo.demo.scenes import scene
 from trt_yolo.errors import ImageError
-from trt_yolo.media.headers import header_of
+from trt_yolo.media.headers import jpeg_header
 from trt_yolo.media.images import decode_image
 from trt_yolo.media.jpeg import is_doubtful, jpeg_pixels
 
@@ -37,7 +37,7 @@ def _opencv(data: bytes) -> np.ndarray:
 
 @each_kind
 def test_pixels_are_those_of_opencv(kind: str) -> None:
-    pixels = jpeg_pixels(KINDS[kind], header_of(KINDS[kind]), name=kind)
+    pixels = jpeg_pixels(KINDS[kind], jpeg_header(KINDS[kind]), name=kind)
     assert pixels is not None
     np.testing.assert_array_equal(pixels, _opencv(KINDS[kind]))
 
@@ -75,9 +75,9 @@ def test_a_complaint_that_concerns_no_pixel_is_none() -> None:
 @each_kind
 def test_a_sound_file_raises_no_doubt(kind: str) -> None:
     data = KINDS[kind]
-    assert is_doubtful(data, header_of(data), _opencv(data)) == (kind in ("progressive", "cmyk"))
+    assert is_doubtful(data, jpeg_header(data), _opencv(data)) == (kind in ("progressive", "cmyk"))
     tail = data + bytes(100) + data  # as a camera's second image
-    assert is_doubtful(tail, header_of(tail), _opencv(data)) == (kind in ("progressive", "cmyk"))
+    assert is_doubtful(tail, jpeg_header(tail), _opencv(data)) == (kind in ("progressive", "cmyk"))
 
 
 @each_kind
@@ -85,12 +85,12 @@ def test_a_sound_file_raises_no_doubt(kind: str) -> None:
 def test_a_damaged_file_raises_doubt(kind: str, how: str) -> None:
     data = _damaged(KINDS[kind], how)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    assert pixels is None or is_doubtful(data, header_of(data), pixels)
+    assert pixels is None or is_doubtful(data, jpeg_header(data), pixels)
 
 
 def test_what_webcams_add_before_the_end_is_no_damage() -> None:
     data = KINDS["baseline"]
     assert data.endswith(b"\xff\xd9")
     filled_up = data[:-2] + bytes(8) + data[-2:]
-    assert jpeg_pixels(filled_up, header_of(filled_up), name="a") is None  # OpenCV decodes it
+    assert jpeg_pixels(filled_up, jpeg_header(filled_up), name="a") is None  # OpenCV decodes it
     np.testing.assert_array_equal(decode_image(filled_up, name="a"), decode_image(data, name="a"))

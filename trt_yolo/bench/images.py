@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from trt_yolo.demo.scenes import scene
-from trt_yolo.errors import UnsupportedModelError
+from trt_yolo.errors import ImageError, UnsupportedModelError
 from trt_yolo.manifest import manifest_from_json
 from trt_yolo.media.images import read_image, write_jpeg
+from trt_yolo.media.sources import find_images
 from trt_yolo.vision.letterbox import fit_letterbox, letterbox_into
 
 SCENES = 16
 SCENE_SIDE = 640
 DEMO_SIDE = 256
+
+
+def readable(data: str, tell: Callable[[str], None]) -> list[Path]:
+    """The images of a file, folder or pattern that can be read; `tell` is called of each other.
+
+    Raises:
+        InputError: There are none of that name.
+    """
+    paths = []
+    for path in find_images([data]):
+        try:
+            read_image(path)
+        except ImageError as error:
+            tell(f"{error} (left out)")
+        else:
+            paths.append(path)
+    return paths
 
 
 def write_scenes(folder: Path, imgsz_hw: tuple[int, int]) -> list[Path]:

@@ -288,33 +288,23 @@ def _check_writable(path: Path | None, option: str) -> None:
 
 def _images(data: str | None, folder: Path, options: BenchOptions) -> tuple[list[Path], str]:
     """Images to measure with, and where they came from."""
-    from trt_yolo.bench.images import DEMO_SIDE, SCENE_SIDE, source_size_of, write_frames, write_scenes
+    from trt_yolo.bench.images import (
+        DEMO_SIDE,
+        SCENE_SIDE,
+        readable,
+        source_size_of,
+        write_frames,
+        write_scenes,
+    )
+    from trt_yolo.cli.render import warn
 
     if data is not None:
-        return readable(data), data
+        return readable(data, warn), data
     frame_hw = source_size_of(options.models[0])
     if frame_hw is not None:
         return write_frames(folder, frame_hw), f"demo scenes as frames of {frame_hw[0]}x{frame_hw[1]}"
     side = DEMO_SIDE if options.models == (None,) else SCENE_SIDE
     return write_scenes(folder, (side, side)), f"demo scenes, {side}x{side}"
-
-
-def readable(data: str) -> list[Path]:
-    """The images that can be read; the others are reported and left out."""
-    from trt_yolo.cli.render import warn
-    from trt_yolo.errors import ImageError
-    from trt_yolo.media.images import read_image
-    from trt_yolo.media.sources import find_images
-
-    paths = []
-    for path in find_images([data]):
-        try:
-            read_image(path)
-        except ImageError as error:
-            warn(f"{error} (left out)")
-        else:
-            paths.append(path)
-    return paths
 
 
 def _measured(options: BenchOptions, paths: list[Path], source: str) -> tuple[Bench, Report]:

@@ -25,11 +25,10 @@ def bench_runtime(
     only_json: bool,
 ) -> None:
     """Measures the ring, then the model from files to detections, and prints both."""
-    from trt_yolo.bench.images import write_scenes
+    from trt_yolo.bench.images import readable, write_scenes
     from trt_yolo.bench.measuring import Plan
     from trt_yolo.bench.runtime import bench_end_to_end, bench_ring, summary
-    from trt_yolo.cli.bench import readable
-    from trt_yolo.cli.render import print_json, progress_bar
+    from trt_yolo.cli.render import print_json, progress_bar, warn
     from trt_yolo.cores import usable_cpus
     from trt_yolo.errors import InputError
     from trt_yolo.loading import load, load_backend, threads_of_worker
@@ -45,7 +44,7 @@ def bench_runtime(
                 "give a model that was exported without --letterbox gpu"
             )
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="trt-yolo-"))
-        paths = write_scenes(Path(folder), bare.manifest.imgsz_hw) if data is None else readable(data)
+        paths = write_scenes(Path(folder), bare.manifest.imgsz_hw) if data is None else readable(data, warn)
         if not paths:
             raise InputError("no image to measure with; give a folder of images with --data")
         batch = bare.manifest.batch.minimum

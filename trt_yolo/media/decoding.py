@@ -10,14 +10,14 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from trt_yolo.errors import InputError, MissingDependencyError
 from trt_yolo.media.gpu_images import GpuImageDecoder, why_not
-from trt_yolo.media.images import decode_image
+from trt_yolo.media.images import Decode, decode_image
 
 DecoderName = Literal["auto", "cpu", "gpu"]
 
@@ -25,17 +25,6 @@ _WARM_UP = 3  # images of each: a GPU's first one loads libraries
 _TRIALS = 12  # of each that count
 
 _log = logging.getLogger(__name__)
-
-
-class Decode(Protocol):
-    """Turns an encoded image into pixels."""
-
-    def __call__(self, data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
-        """(H, W, 3) uint8 BGR, upright; `name` is named in errors.
-
-        Raises:
-            ImageError: Empty, no image, too large, or damaged.
-        """
 
 
 def check_decoder(decoder: str) -> None:

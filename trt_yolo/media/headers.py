@@ -1,7 +1,7 @@
-"""What an image file says of itself: kind, size, orientation, and how many frames it holds.
+"""What an image file of a common kind says of itself: size, orientation, and how many frames it holds.
 
-Enters: an encoded image. Leaves: a `Header`. Decodes no pixels: JPEG, PNG, BMP and WebP take microseconds; the
-rarer kinds are opened with Pillow, which also decodes none for it.
+Enters: an encoded image. Leaves: a `Header`, within microseconds. Decodes no pixels, as Pillow would do to find the
+EXIF of a PNG; of the rarer kinds `pillow_images.py` knows more.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class Header(NamedTuple):
     is_whole: bool = True
 
 
-def header_of(data: bytes) -> Header:
-    """What the image says of itself; `Header()` where it is of no kind that is known here, or too short."""
+def common_header(data: bytes) -> Header | None:
+    """What a JPEG, PNG, BMP, WebP or HDR file says of itself; None of another kind."""
     if data.startswith(b"\xff\xd8"):
-        return _jpeg(data)
+        return jpeg_header(data)
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return _png(data)
     if data.startswith(b"BM"):
@@ -62,9 +62,7 @@ def header_of(data: bytes) -> Header:
         return _webp(data)
     if data.startswith(b"#?"):
         return _hdr(data)
-    from trt_yolo.media.pillow_images import header_by_pillow  # rarer: imported by the first that comes
-
-    return header_by_pillow(data)
+    return None
 
 
 def exif_orientation(exif: bytes) -> int:
@@ -88,7 +86,8 @@ def jpeg2000_orientation(data: bytes) -> int:
     return 1 if at < 0 else exif_orientation(data[at + len(_JP2_EXIF) :])
 
 
-def _jpeg(data: bytes) -> Header:
+def jpeg_header(data: bytes) -> Header:
+    """What a JPEG says of itself."""
     frame_at, exif, pixels_at, is_progressive = 0, b"", 2, False
     for marker, position, length in _jpeg_segments(data):
         pixels_at = position + length

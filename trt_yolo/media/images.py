@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -20,11 +20,8 @@ import numpy.typing as npt
 
 from trt_yolo.artifacts.files import write_files
 from trt_yolo.errors import ImageError
-from trt_yolo.media.headers import MAX_PIXELS, Header, header_of
+from trt_yolo.media.headers import MAX_PIXELS, Header, common_header
 from trt_yolo.media.jpeg import jpeg_pixels
-
-if TYPE_CHECKING:
-    from trt_yolo.media.decoding import Decode
 
 _JPEG_MAX_SIDE = 65_500
 SUFFIXES = frozenset(
@@ -33,6 +30,17 @@ SUFFIXES = frozenset(
 )  # fmt: skip
 
 _log = logging.getLogger(__name__)
+
+
+class Decode(Protocol):
+    """Turns an encoded image into pixels."""
+
+    def __call__(self, data: bytes, *, name: str) -> npt.NDArray[np.uint8]:
+        """(H, W, 3) uint8 BGR, upright; `name` is named in errors.
+
+        Raises:
+            ImageError: Empty, no image, too large, or damaged.
+        """
 
 
 def read_image(path: Path, decode: Decode | None = None) -> npt.NDArray[np.uint8]:
@@ -88,6 +96,15 @@ def check_header(data: bytes, *, name: str) -> Header:
     if not header.is_whole:
         raise ImageError(f"{name} is cut short: its end is missing; copy it again")
     return header
+
+
+def header_of(data: bytes) -> Header:
+    """What the image says of itself; `Header()` where it is of no kind that is known here, or too short."""
+    if (header := common_header(data)) is not None:
+        return header
+    from trt_yolo.media.pillow_images import header_by_pillow  # rarer: imported by the first that comes
+
+    return header_by_pillow(data)
 
 
 def _opencv_pixels(data: bytes, header: Header, *, name: str) -> npt.NDArray[np.uint8]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL.TiffImagePlugin import TiffImageFile
 
-from trt_yolo.media.headers import header_of
+from trt_yolo.media.headers import jpeg_header
 from trt_yolo.media.jpeg import jpeg_pixels
 
 _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _TABLES = 258, 259, 262, 274, 347  # TIFF's tags
@@ -40,7 +40,7 @@ def jpeg_tiff_pixels(image: TiffImageFile, data: bytes, *, name: str) -> npt.NDA
         return None
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for place, jpeg in _parts(image, data, pixels):
-        part = jpeg_pixels(jpeg, header_of(jpeg), name=name) if jpeg else None
+        part = jpeg_pixels(jpeg, jpeg_header(jpeg), name=name) if jpeg else None
         if part is None or part.shape[0] < place.shape[0] or part.shape[1] < place.shape[1]:
             return None
         place[:] = part[: place.shape[0], : place.shape[1]]

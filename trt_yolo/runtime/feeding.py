@@ -15,7 +15,7 @@ import numpy as np
 
 from trt_yolo.errors import ClosedError, ImageError
 from trt_yolo.leaving import await_at_exit
-from trt_yolo.media.decoding import Decode
+from trt_yolo.media.images import Decode
 from trt_yolo.runtime.batch import Place
 from trt_yolo.runtime.batching import Batcher
 from trt_yolo.runtime.jobs import Image, Job

@@ -17,8 +17,7 @@ import numpy.typing as npt
 
 from trt_yolo.detections import Detections
 from trt_yolo.errors import FrameError, ImageError, InputError
-from trt_yolo.media.decoding import Decode
-from trt_yolo.media.images import read_image
+from trt_yolo.media.images import Decode, read_image
 from trt_yolo.media.sources import check_source
 from trt_yolo.vision.letterbox import Letterbox, boxes_to_source
 

@@ -31,9 +31,10 @@ from trt_yolo.runtime.jobs import (
     source_of,
 )
 from trt_yolo.runtime.pool import Pool
+from trt_yolo.runtime.reader import async_results, results
 from trt_yolo.runtime.results import Policy, Result, StreamOptions
 from trt_yolo.runtime.stats import Stats
-from trt_yolo.runtime.stream import Stream, async_results, results
+from trt_yolo.runtime.stream import Stream
 
 if TYPE_CHECKING:
     from typing_extensions import Self
