@@ -27,8 +27,8 @@ from trt_yolo.engine.library import installed_version
 from trt_yolo.engine.plan import failed_log_path, log_path, manifest_path
 from trt_yolo.engine.self_test import SelfTest, check_engine, self_test
 from trt_yolo.errors import ExportError
+from trt_yolo.evaluation.parity import check_frames
 from trt_yolo.export.deploy_from_head import deploy_from_head
-from trt_yolo.export.parity import check_frames
 from trt_yolo.manifest import METADATA_KEY, Manifest
 from trt_yolo.precision.fp16_from_float import fp16_from_float
 from trt_yolo.precision.int8_from_float import int8_from_float

@@ -12,11 +12,11 @@ import pytest
 from onnx import numpy_helper
 
 from trt_yolo.errors import ExportError, InputError, UnsupportedModelError
+from trt_yolo.evaluation.parity import check_same_head
 from trt_yolo.export.exporting import export_model
 from trt_yolo.export.graph import dimensions, opset_of
 from trt_yolo.export.head_from_checkpoint import checkpoint_from_file, head_from_checkpoint
 from trt_yolo.export.options import ExportOptions
-from trt_yolo.export.parity import check_same_head
 from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.manifest import Manifest
 from trt_yolo.shapes import BatchRange

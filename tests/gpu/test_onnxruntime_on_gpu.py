@@ -23,7 +23,7 @@ from trt_yolo.demo.scenes import scene
 from trt_yolo.detections import Detections
 from trt_yolo.engine.device import Device
 from trt_yolo.engine.self_test import self_test
-from trt_yolo.export.parity import check_frames
+from trt_yolo.evaluation.parity import check_frames
 from trt_yolo.loading import load
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("binding")]

@@ -24,6 +24,7 @@ from trt_yolo.errors import (
     UnsafeCheckpointError,
     UnsupportedModelError,
 )
+from trt_yolo.evaluation.parity import Frames, Parity, check_frames, check_parity, check_same_head
 from trt_yolo.export import from_ultralytics
 from trt_yolo.export.blocks import UnknownBlockError
 from trt_yolo.export.checkpoint import read_checkpoint
@@ -38,7 +39,6 @@ from trt_yolo.export.head_from_checkpoint import (
 from trt_yolo.export.head_from_onnx import head_from_onnx, with_opset
 from trt_yolo.export.letterbox_in_graph import check_letterbox, letterboxing_from_deploy
 from trt_yolo.export.options import INT8_OPSET, ExportOptions
-from trt_yolo.export.parity import Frames, Parity, check_frames, check_parity, check_same_head
 from trt_yolo.export.weights import cache_folder
 from trt_yolo.interruption import temporary_folder
 from trt_yolo.manifest import DEFAULT_ROWS, METADATA_KEY, Accuracy, Manifest

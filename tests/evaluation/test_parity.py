@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from trt_yolo.errors import ExportError
-from trt_yolo.export.parity import (
+from trt_yolo.evaluation.parity import (
     BOX_TOLERANCE_PX,
     SCORE_TOLERANCE,
     Parity,
