@@ -85,7 +85,7 @@ def test_a_bad_video_is_one_line_and_the_rest_goes_on(
     assert [line.startswith("warning: ") for line in lines] == [True] * 3, done.err
     assert str(bad) in lines[0]
     assert str(cut) in lines[1]
-    assert "2 images, videos and frames could not be read or drawn" in lines[2]
+    assert "2 of the images, videos and frames could not be read or drawn" in lines[2]
     assert str(folder / "a.png") in done.out
     assert f"{folder / 'clip.avi'}, 5 frames" in done.out
     assert len(list((tmp_path / "drawn" / "clip").iterdir())) == 5

@@ -122,7 +122,7 @@ def test_a_single_image_is_no_source(shape: tuple[int, ...], model: Model) -> No
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("rtsp://u:secret@cam/1", "a rtsp:// address is no source yet; give files"),
+        ("rtsp://u:secret@cam/1", "the rtsp:// address is no source yet; give files"),
         ("0", "the camera 0 is no source yet"),
         ("%05d.jpg", "the printf pattern %05d.jpg is no source yet"),
         (0, "the camera 0 is no source yet"),

@@ -118,7 +118,7 @@ def predict(
                 _add_row(rows, result)
         failed += _not_drawn(writers, wait=True)
     if failed:
-        what = "images, videos and frames" if has_videos else f"of {len(paths)} images"
+        what = "of the images, videos and frames" if has_videos else f"of {len(paths)} images"
         warn(f"{failed} {what} could not be read or drawn")
         raise typer.Exit(1)
 

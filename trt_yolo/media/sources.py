@@ -95,7 +95,7 @@ def check_source(source: object) -> None:
     if isinstance(source, int) or name.isdecimal() or name.startswith("/dev/video"):
         kind = f"the camera {name}"
     elif match := _ADDRESS.match(name):
-        kind = f"a {match[1].lower()}:// address"
+        kind = f"the {match[1].lower()}:// address"
     elif _PRINTF.search(name):
         kind = f"the printf pattern {name}"
     elif name.lower().endswith(".txt") and os.path.isfile(name):
