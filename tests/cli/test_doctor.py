@@ -53,7 +53,7 @@ def test_the_cpus_and_why(
     cpus = Cpus(cores=(0, 1), quota=quota, machine=64)
     monkeypatch.setattr("trt_yolo.cores.usable_cpus", lambda: cpus)
     monkeypatch.setattr(
-        "trt_yolo.bench.processor.processor", lambda root: {"cpu": "A processor", "cpu_flags": flags}
+        "trt_yolo.hardware.processor.processor", lambda root: {"cpu": "A processor", "cpu_flags": flags}
     )
     lines = [line for line in cli("doctor").out.splitlines() if line.startswith(("CPU: ", "INT8 on the CPU"))]
     assert len(lines) == len(wanted)

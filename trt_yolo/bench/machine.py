@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trt_yolo.bench.processor import cpu_times, load, processor, throttle_count
 from trt_yolo.engine.device import Device, cuda_version, devices, driver_version, is_mps_running
 from trt_yolo.environment import probe
+from trt_yolo.hardware.processor import cpu_times, load, processor, throttle_count
 from trt_yolo.telemetry import GpuReading, Nvml
 
 PACKAGES = (

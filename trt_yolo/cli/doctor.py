@@ -50,8 +50,8 @@ def _software() -> Found:
 
 
 def _processor() -> Found:
-    from trt_yolo.bench.processor import int8_instructions, processor
     from trt_yolo.cores import usable_cpus
+    from trt_yolo.hardware.processor import int8_instructions, processor
 
     cpus, facts = usable_cpus(), processor(Path("/"))
     return {

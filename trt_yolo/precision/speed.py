@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
-from trt_yolo.bench.processor import int8_instructions, processor
+from trt_yolo.hardware.processor import int8_instructions, processor
 
 _WORTH_IT = 1.05  # less is not worth any accuracy
 _SECONDS = 2.0

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from trt_yolo.bench.processor import cpu_times, int8_instructions, processor, throttle_count
 from trt_yolo.cores import usable_cpus
+from trt_yolo.hardware.processor import cpu_times, int8_instructions, processor, throttle_count
 
 CPU = "sys/devices/system/cpu"
 X86 = "".join(
