@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.test_processor import write
+from tests.hardware.test_processor import write
 from trt_yolo.cgroups import cpu_quota
 
 V1, V2 = "sys/fs/cgroup/cpu", "sys/fs/cgroup"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.test_processor import write
+from tests.hardware.test_processor import write
 from trt_yolo.cores import Cpus, default_decode_threads, share_cores, usable_cpus
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import trt_yolo
-from tests.bench.test_processor import write
+from tests.hardware.test_processor import write
 from trt_yolo import spinning
 from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
 from trt_yolo.cores import Cpus, usable_cpus

@@ -7,7 +7,7 @@ import json
 import platform
 from pathlib import Path
 
-from tests.bench.test_processor import write
+from tests.hardware.test_processor import write
 from tests.nvml import GPU, Binding
 from trt_yolo.bench.machine import Meanwhile, gpu_records, machine_record
 from trt_yolo.cores import usable_cpus
