@@ -1,7 +1,7 @@
-"""The README's table of hardware, out of the results of `tools/gpu_report` under `tools/results`.
+"""The table of hardware in docs/measured.md, out of the results of `tools/gpu_report` under `tools/results`.
 
 python tools/hardware_table.py            # writes it
-python tools/hardware_table.py --check    # exit code 1 if the README has another one
+python tools/hardware_table.py --check    # exit code 1 if the page has another one
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "tools" / "results"
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "measured.md"
 BEGIN = "<!-- hardware table: made by tools/hardware_table.py -->"
 END = "<!-- end of hardware table -->"
 TOOL, SCHEMA = "trt-yolo gpu_report", 1
@@ -33,7 +33,7 @@ Record = dict[str, Any]
 
 
 class NoRecordError(Exception):
-    """A file that is no result, or a README without marks; the text says what to do."""
+    """A file that is no result, or a page without marks; the text says what to do."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"error: {unknown[0]} is no option; give --check, or nothing\n")
         return 1
     try:
-        text = README.read_text(encoding="utf-8")
+        text = PAGE.read_text(encoding="utf-8")
         wanted = with_table(text, records(RESULTS))
     except (NoRecordError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
@@ -51,10 +51,10 @@ def main(arguments: Sequence[str]) -> int:
     if "--check" in arguments:
         if text != wanted:
             sys.stderr.write(
-                "error: the README's hardware table is old; run python tools/hardware_table.py\n"
+                "error: the hardware table of docs/measured.md is old; run python tools/hardware_table.py\n"
             )
         return int(text != wanted)
-    README.write_text(wanted, encoding="utf-8")
+    PAGE.write_text(wanted, encoding="utf-8")
     return 0
 
 
@@ -82,7 +82,7 @@ def _record(path: Path) -> Record:
 
 
 def with_table(text: str, found: Sequence[Record]) -> str:
-    """The README with that table between its marks.
+    """The page with that table between its marks.
 
     Raises:
         NoRecordError: It has no marks.
@@ -90,7 +90,7 @@ def with_table(text: str, found: Sequence[Record]) -> str:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise NoRecordError(f"the README has no marks for the table; put back {BEGIN} and {END}")
+        raise NoRecordError(f"docs/measured.md has no marks for the table; put back {BEGIN} and {END}")
     return f"{before}{BEGIN}\n{table(found)}\n{END}{after}"
 
 

@@ -1,7 +1,7 @@
 """What the issue of INT8 is about, on the real thing: yolov8n, calibrated on COCO, judged on other images of COCO.
 
 mAP of 64 images moves by half a point when a CPU rounds another way, so that here the bounds are the gate's;
-what one machine measured stands in the README.
+what one machine measured stands in docs/measured.md.
 """
 
 from __future__ import annotations

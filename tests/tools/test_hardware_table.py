@@ -1,4 +1,4 @@
-"""The README's table of hardware: made of results, and the same as what lies there."""
+"""The table of hardware in docs/measured.md: made of results, and the same as what lies there."""
 
 from __future__ import annotations
 
@@ -88,17 +88,17 @@ def test_the_text_around_the_table_stays() -> None:
 def test_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    readme, results = tmp_path / "README.md", tmp_path / "results"
+    page, results = tmp_path / "measured.md", tmp_path / "results"
     results.mkdir()
     (results / "a.json").write_text(json.dumps(RECORD))
-    readme.write_text(f"{BEGIN}\n{END}\n")
-    monkeypatch.setattr(hardware_table, "README", readme)
+    page.write_text(f"{BEGIN}\n{END}\n")
+    monkeypatch.setattr(hardware_table, "PAGE", page)
     monkeypatch.setattr(hardware_table, "RESULTS", results)
     assert main(["--check"]) == 1
     assert "is old; run python tools/hardware_table.py" in capsys.readouterr().err
     assert main([]) == 0
     assert main(["--check"]) == 0
-    assert "NVIDIA H100" in readme.read_text()
+    assert "NVIDIA H100" in page.read_text()
     assert main(["--chekc"]) == 1
     assert "--chekc is no option" in capsys.readouterr().err
 
@@ -120,5 +120,5 @@ def test_what_is_no_result(
     assert said in capsys.readouterr().err
 
 
-def test_the_readme_has_the_table_of_the_results_that_are_kept() -> None:
+def test_the_page_has_the_table_of_the_results_that_are_kept() -> None:
     assert main(["--check"]) == 0
