@@ -1,28 +1,31 @@
-"""What decoding takes: the processor's decoder beside the GPU's, in turn, on the same files.
+"""What decoding takes: the processor's decoder, the GPU's and OpenCV, in turn, on the same files.
 
-python tools/decode_speed.py photos/              # JPEG files, by as many threads as the runtime would have
+python tools/decode_speed.py photos/              # images, by as many threads as the runtime would have
 python tools/decode_speed.py clip.mp4             # a video
 python tools/decode_speed.py photos/ --json       # one line of JSON
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
-import os
 import queue
 import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
 
 from trt_yolo.bench.statistics import ratio_of
 from trt_yolo.cores import default_decode_threads, usable_cpus
-from trt_yolo.errors import TrtYoloError
+from trt_yolo.errors import ImageError, TrtYoloError
 from trt_yolo.media import gpu_images, video
 from trt_yolo.media.decoding import decoder_for
 from trt_yolo.media.images import Decode
@@ -31,6 +34,13 @@ from trt_yolo.media.sources import find_images, is_video
 WINDOWS = 8
 SECONDS = 1.0
 FRAMES = 120
+
+
+class Cost(NamedTuple):
+    """What a window measured: images a second, and the milliseconds of CPU time of one."""
+
+    per_s: float
+    cpu_ms: float
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -53,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def of_images(source: str) -> dict[str, Any]:
-    """Images a second of each decoder, CPU time of an image, and the ratio of the rates with its interval.
+    """Images a second and CPU time of an image for each decoder, and their ratios with intervals.
 
     Raises:
         InputError: No images there.
@@ -61,16 +71,23 @@ def of_images(source: str) -> dict[str, Any]:
     threads = default_decode_threads(usable_cpus().count)
     files = [(path.read_bytes(), path.name) for path in find_images([source])]
     reason = gpu_images.why_not()
-    decoders: dict[str, Decode] = {"cpu": decoder_for("cpu")}
+    decoders: dict[str, Decode] = {"cpu": decoder_for("cpu"), "opencv": _by_opencv}
     if not reason:
         decoders["gpu"] = decoder_for("gpu")
     return {"what": f"{len(files)} images, {threads} threads"} | _compared(
-        {name: functools.partial(_images_rate, one, files, threads) for name, one in decoders.items()}, reason
+        {name: functools.partial(_images_cost, one, files, threads) for name, one in decoders.items()}, reason
     )
 
 
-def _images_rate(decode: Decode, files: Sequence[tuple[bytes, str]], threads: int) -> float:
-    """Images a second, decoded by so many threads at once."""
+def _by_opencv(data: bytes, *, name: str) -> Any:
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ImageError(f"{name} is no image that OpenCV can decode; give images that it decodes")
+    return image
+
+
+def _images_cost(decode: Decode, files: Sequence[tuple[bytes, str]], threads: int) -> Cost:
+    """Of images that so many threads decode at once."""
     waiting: queue.SimpleQueue[tuple[bytes, str]] = queue.SimpleQueue()
     until_s = time.perf_counter() + SECONDS
     endless = itertools.cycle(files)
@@ -89,57 +106,73 @@ def _images_rate(decode: Decode, files: Sequence[tuple[bytes, str]], threads: in
 
     for _ in range(2 * threads):
         waiting.put(next(endless))
-    start_s = time.perf_counter()
     workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    if errors:
-        raise errors[0]
-    return sum(counts) / (time.perf_counter() - start_s)
+
+    def run() -> int:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        if errors:
+            raise errors[0]
+        return sum(counts)
+
+    return _cost(run)
 
 
 def _of_video(path: Path) -> dict[str, Any]:
     reason = video.why_not()
-    names: list[Any] = ["cpu"] if reason else ["cpu", "gpu"]
+    readers: dict[str, Callable[[], Generator[Any]]] = {
+        "cpu": functools.partial(video.read_video, path, decoder="cpu"),
+        "opencv": functools.partial(_video_by_opencv, path),
+    }
+    if not reason:
+        readers["gpu"] = functools.partial(video.read_video, path, decoder="gpu")
     return {"what": f"{path.name}, {FRAMES} frames a window"} | _compared(
-        {name: functools.partial(_video_rate, path, name) for name in names}, reason
+        {name: functools.partial(_video_cost, read) for name, read in readers.items()}, reason
     )
 
 
-def _video_rate(path: Path, decoder: Any) -> float:
-    """Frames a second; the first one, which opens everything, does not count."""
-    frames = video.read_video(path, decoder=decoder)
-    next(frames)
-    start_s, count = time.perf_counter(), 0
-    for _ in itertools.islice(frames, FRAMES):
-        count += 1
-    rate = count / (time.perf_counter() - start_s)
-    frames.close()
-    return rate
+def _video_by_opencv(path: Path) -> Generator[Any]:
+    capture = cv2.VideoCapture(str(path))
+    while (read := capture.read())[0]:
+        yield read[1]
 
 
-def _compared(contenders: dict[str, Callable[[], float]], reason: str) -> dict[str, Any]:
-    """Rates in turn, CPU time of an image, and the ratio of the rates."""
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
-    cpu_ms: dict[str, list[float]] = {name: [] for name in contenders}
+def _video_cost(read: Callable[[], Generator[Any]]) -> Cost:
+    """The first frame, which opens everything, does not count."""
+    with contextlib.closing(read()) as frames:
+        next(frames)
+        return _cost(lambda: sum(1 for _ in itertools.islice(frames, FRAMES)))
+
+
+def _cost(decode: Callable[[], int]) -> Cost:
+    start_s, cpu_start_s = time.perf_counter(), time.process_time()
+    count = max(1, decode())
+    seconds, cpu_s = time.perf_counter() - start_s, time.process_time() - cpu_start_s
+    return Cost(count / seconds, cpu_s / count * 1e3)
+
+
+def _compared(contenders: dict[str, Callable[[], Cost]], reason: str) -> dict[str, Any]:
+    """Medians of windows in turn; the rate of the GPU over the CPU's, the CPU time over that of OpenCV."""
+    costs: dict[str, list[Cost]] = {name: [] for name in contenders}
     for window in range(WINDOWS + 1):
-        for name, rate_of in contenders.items():
-            begun, start_s = os.times(), time.perf_counter()
-            rate = rate_of()
-            ended, seconds = os.times(), time.perf_counter() - start_s
-            spent_s = ended.user + ended.system - begun.user - begun.system
+        for name, measure in contenders.items():
+            cost = measure()
             if window:  # the first one warms up
-                rates[name].append(rate)
-                cpu_ms[name].append(spent_s / max(1.0, rate * seconds) * 1e3)
+                costs[name].append(cost)
+    per_s = {name: [one.per_s for one in found] for name, found in costs.items()}
+    cpu_ms = {name: [one.cpu_ms for one in found] for name, found in costs.items()}
     found: dict[str, Any] = {}
     for name in contenders:
-        found[f"{name}_per_s"] = round(statistics.median(rates[name]), 1)
+        found[f"{name}_per_s"] = round(statistics.median(per_s[name]), 1)
         found[f"{name}_cpu_ms"] = round(statistics.median(cpu_ms[name]), 3)
-    ratio = ratio_of(rates["gpu"], rates["cpu"]) if "gpu" in rates else None
-    if ratio is not None:
-        found["gpu_over_cpu"] = [round(value, 3) for value in (ratio.ratio, ratio.low, ratio.high)]
+    ratios = {"cpu_ms_cpu_over_opencv": ratio_of(cpu_ms["cpu"], cpu_ms["opencv"])}
+    if "gpu" in contenders:
+        ratios["gpu_over_cpu"] = ratio_of(per_s["gpu"], per_s["cpu"])
+    for name, ratio in ratios.items():
+        if ratio is not None:
+            found[name] = [round(value, 3) for value in (ratio.ratio, ratio.low, ratio.high)]
     if reason:
         found["gpu_not_measured"] = reason
     return found

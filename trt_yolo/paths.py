@@ -10,7 +10,7 @@ from trt_yolo.errors import InputError
 
 
 def absence(path: str | Path, what: str = "file") -> str:
-    """Why nothing is found at a path: `no such file: PATH`, or that a folder on the way is closed to this user."""
+    """Why nothing is found at a path: `no such file: PATH`, or that this user may not enter a folder on the way."""
     try:
         os.stat(path)
     except PermissionError as error:

@@ -65,3 +65,13 @@ def test_command_writes_scenes_and_writes_over_no_other_files(tmp_path: Path) ->
     assert refused.returncode == 2
     assert "holds files that are not the demo's; give a new folder" in refused.stderr
     assert (tmp_path / "scenes" / "data.yaml").read_text() == "the user's own"
+
+
+def test_command_says_in_one_line_that_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", "trt_yolo.demo", str(tmp_path / "file")]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.endswith(
+        f"cannot write to {tmp_path / 'file'}: Not a directory; give another folder\n"
+    )

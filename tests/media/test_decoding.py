@@ -111,8 +111,11 @@ def test_the_gpus_pixels_are_bgr(codec: Codec) -> None:
     assert codec.devices == [2]
 
 
-def test_what_is_no_jpeg_goes_to_the_processor(codec: Codec) -> None:
-    np.testing.assert_array_equal(GpuImageDecoder().decode(PNG, name="a.png"), PIXELS)
+@pytest.mark.parametrize(
+    "data", [PNG, cv2.imencode(".jpg", PIXELS, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()]
+)
+def test_what_is_no_baseline_jpeg_is_decoded_by_the_processor_alone(data: bytes, codec: Codec) -> None:
+    np.testing.assert_array_equal(GpuImageDecoder().decode(data, name="a"), decode_image(data, name="a"))
     assert codec.threads == []
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from tests.media.encoded import KINDS, PICTURE, SIZE_WH, animated, bgr, encoded, with_zeros
+from tests.media.encoded import KINDS, PICTURE, SIZE_WH, animated, bgr, encoded, saved, with_zeros
 from trt_yolo.demo.scenes import scene
 from trt_yolo.errors import ImageError
 from trt_yolo.media import images, pillow_images
@@ -28,12 +27,6 @@ def _encoded(extension: str, image: npt.NDArray[Any] = SCENE, *options: int) -> 
     done, data = cv2.imencode(extension, image, list(options))
     assert done
     return data.tobytes()
-
-
-def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def _grey_to_bgr(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -56,13 +49,13 @@ RGBA = Image.fromarray(np.dstack([NOISE[..., ::-1], GREY // 2]), "RGBA")
         pytest.param(_encoded(".png", NOISE.astype(np.uint16) * 257), NOISE, id="png-16-bit"),
         pytest.param(_encoded(".tif", NOISE.astype(np.uint16) * 257), NOISE, id="tiff-16-bit"),
         pytest.param(_encoded(".png", GREY.astype(np.uint16) * 257), _grey_to_bgr(GREY), id="grey-16-bit"),
-        pytest.param(_saved(RGBA, "PNG"), NOISE, id="alpha-dropped"),
-        pytest.param(_saved(Image.fromarray(GREY).convert("LA"), "PNG"), _grey_to_bgr(GREY), id="grey-alpha"),
+        pytest.param(saved("PNG", RGBA), NOISE, id="alpha-dropped"),
+        pytest.param(saved("PNG", Image.fromarray(GREY).convert("LA")), _grey_to_bgr(GREY), id="grey-alpha"),
         pytest.param(
-            _saved(Image.fromarray(GREY).convert("P"), "PNG"), _grey_to_bgr(GREY), id="palette"
+            saved("PNG", Image.fromarray(GREY).convert("P")), _grey_to_bgr(GREY), id="palette"
         ),
         pytest.param(
-            _saved(Image.fromarray(GREY > 127), "PNG"), _grey_to_bgr((GREY > 127) * np.uint8(255)), id="1-bit"
+            saved("PNG", Image.fromarray(GREY > 127)), _grey_to_bgr((GREY > 127) * np.uint8(255)), id="1-bit"
         ),
         pytest.param(_encoded(".png", NOISE[:1, :1]), NOISE[:1, :1], id="1x1"),
         pytest.param(_encoded(".png", NOISE[:1]), NOISE[:1], id="one-row"),
@@ -144,7 +137,7 @@ def _with_text_chunk(png: bytes, text: bytes) -> bytes:
     [
         pytest.param(_encoded(".png"), id="plain"),
         pytest.param(_with_text_chunk(_encoded(".png"), b"Comment\0the IEND"), id="with-IEND-in-a-comment"),
-        pytest.param(_saved(Image.fromarray(SCENE).convert("P"), "PNG"), id="palette"),
+        pytest.param(saved("PNG", Image.fromarray(SCENE).convert("P")), id="palette"),
     ],
 )
 def test_a_png_cut_short_is_an_error_wherever_it_is_cut(data: bytes) -> None:
@@ -159,7 +152,7 @@ def test_a_png_cut_short_is_an_error_wherever_it_is_cut(data: bytes) -> None:
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
 def test_other_files_cut_short_are_errors(extension: str, share: float) -> None:
     data = _encoded(extension)
-    with pytest.raises(ImageError, match=r"^a cannot be decoded whole: .+; copy it again"):
+    with pytest.raises(ImageError, match=r"^a cannot be fully decoded: .+; copy it again"):
         decode_image(data[: int(share * len(data))], name="a")
 
 
@@ -167,7 +160,7 @@ def test_other_files_cut_short_are_errors(extension: str, share: float) -> None:
 def test_other_files_with_a_hole_are_errors(kind: str) -> None:
     """What holds no sums, such as WebP, JPEG 2000 and uncompressed files, decodes to other pixels in silence."""
     with pytest.raises(
-        ImageError, match=r"^a (cannot be decoded whole: .+; copy it again|is no image|is cut short)"
+        ImageError, match=r"^a (cannot be fully decoded: .+; copy it again|is no image|is cut short)"
     ):
         decode_image(with_zeros(KINDS[kind][1], at=0.5, share=0.2), name="a")
 
@@ -224,9 +217,7 @@ def test_the_limit_of_pixels_holds_before_any_is_decoded(kind: str, monkeypatch:
     monkeypatch.setattr(images, "MAX_PIXELS", count - 1)
     monkeypatch.setattr(cv2, "imdecode", None)
     monkeypatch.setattr(pillow_images.TiffImageFile, "load", None)
-    with pytest.raises(
-        ImageError, match=r"^a has 160x96 pixels, more than the 15,359 that are read from a file; give"
-    ):
+    with pytest.raises(ImageError, match=r"^a has 160x96 pixels, more than the limit of 15,359; give"):
         decode_image(data, name="a")
 
 

@@ -65,11 +65,17 @@ def test_pixels_are_those_of_opencv(kind: str) -> None:
 def test_a_hole_is_an_error(kind: str) -> None:
     data, middle = KINDS[kind], len(KINDS[kind]) // 2
     noise = np.random.default_rng(0).integers(0, 256, 1000, np.uint8).tobytes()
-    with pytest.raises(ImageError, match=r"a\.tif cannot be decoded whole: \w+.*; copy it again"):
+    with pytest.raises(ImageError, match=r"a\.tif cannot be fully decoded: \w+.*; copy it again"):
         decode_image(data[:middle] + noise + data[middle + len(noise) :], name="a.tif")
+
+
+def test_alpha_is_dropped_and_not_taken_for_ink() -> None:
+    image = Image.merge("RGBA", [*SCENE.split(), Image.new("L", SCENE.size, 60)])
+    pixels = decode_image(saved("TIFF", image, compression="jpeg"), name="a.tif")
+    assert np.abs(pixels.astype(int) - np.asarray(SCENE)[..., ::-1]).mean() < 10
 
 
 def test_tags_that_make_no_sense_are_an_error() -> None:
     wide = KINDS["tiles"].replace(struct.pack("<HHII", 322, 4, 1, 64), struct.pack("<HHII", 322, 4, 1, 1))
-    with pytest.raises(ImageError, match="parts do not make the image"):
+    with pytest.raises(ImageError, match="parts do not make up the image"):
         decode_image(wide, name="a.tif")

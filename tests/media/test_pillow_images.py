@@ -66,7 +66,7 @@ def test_what_pillow_does_not_read_opencv_does(mode: str) -> None:
 def test_a_hole_in_a_compressed_tiff_is_an_error(compression: str, deep: bool) -> None:
     image = Image.fromarray(DEEP) if deep else NOISE
     data = with_zeros(saved("TIFF", image, compression=compression))
-    with pytest.raises(ImageError, match=r"a\.tif cannot be decoded whole: .+; copy it again"):
+    with pytest.raises(ImageError, match=r"a\.tif cannot be fully decoded: .+; copy it again"):
         decode_image(data, name="a.tif")
 
 

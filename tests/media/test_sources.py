@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from trt_yolo.errors import InputError
-from trt_yolo.media.sources import find_images, find_sources, is_video
+from trt_yolo.media.sources import check_source, find_images, find_sources, is_video
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     files = (
         "b.jpg", "a.PNG", "notes.md", "sub/c.webp", "sub/deeper/d.jpg", "e[1].jpg", "list.txt", "7", "a%d.jpg",
         "mixed/a.jpg", "mixed/b.mp4", "mixed/c.3GP", "mixed/._a.jpg", "mixed/.b.mp4", "v/x.m2ts", "v/y.mkv",
-        "日本 é/straße 🚗.jpg",
+        "日本 é/straße 🚗.jpg", "2024/a.jpg", "50%d/a.jpg",
     )  # fmt: skip
     for name in files:
         path = tmp_path / name
@@ -43,6 +43,7 @@ IMAGES = ["a%d.jpg", "a.PNG", "b.jpg", "e[1].jpg"]
         pytest.param(["notes.md"], ["notes.md"], id="file-of-any-suffix"),
         pytest.param(["e[1].jpg"], ["e[1].jpg"], id="file-that-looks-like-a-glob"),
         pytest.param(["7", "a%d.jpg"], ["7", "a%d.jpg"], id="files-that-look-like-a-camera-and-a-sequence"),
+        pytest.param(["2024", "50%d"], ["2024/a.jpg", "50%d/a.jpg"], id="folders-that-look-like-them"),
         pytest.param(["."], IMAGES, id="folder-sorted-and-not-below"),
         pytest.param(["sub"], ["sub/c.webp"], id="folder-below"),
         pytest.param(["日本 é"], ["日本 é/straße 🚗.jpg"], id="any-character"),
@@ -84,13 +85,13 @@ def test_absolute_paths(tree: Path) -> None:
         pytest.param("notes.*", "no image or video matches notes.*", id="glob-of-neither"),
         pytest.param("x" * 300, "no such file or folder: xxx", id="name-too-long"),
         pytest.param("a\0b", "no such file or folder: a\0b", id="null-character"),
-        pytest.param("list.txt", "list.txt is a text file; .txt lists come later: give the pictures", id="list"),
-        pytest.param("rtsp://u:secret@cam/1", "the rtsp:// address is no source yet; give files, folders", id="rtsp"),
-        pytest.param(Path("rtsp://u:secret@cam/1"), "the rtsp:// address is no source yet", id="rtsp-as-path"),
-        pytest.param("HTTP://u:secret@host/a.jpg", "the http:// address is no source yet", id="http"),
-        pytest.param("0", 'the camera 0 is no source yet; give files, folders or glob patterns such as "f', id="0"),
-        pytest.param("/dev/video7", "the camera /dev/video7 is no source yet", id="camera"),
-        pytest.param("frames/%05d.jpg", "the printf pattern frames/%05d.jpg is no source yet", id="printf"),
+        pytest.param("list.txt", "list.txt is a text file, and lists of files are not supported yet; give", id="list"),
+        pytest.param("rtsp://u:secret@cam/1", "the rtsp:// address is not supported yet; give files", id="rtsp"),
+        pytest.param(Path("rtsp://u:secret@cam/1"), "the rtsp:// address is not supported yet", id="rtsp-as-path"),
+        pytest.param("HTTP://u:secret@host/a.jpg", "the http:// address is not supported yet", id="http"),
+        pytest.param("0", 'the camera 0 is not supported yet; give files, folders or glob patterns such as "f', id="0"),
+        pytest.param("/dev/video7", "the camera /dev/video7 is not supported yet", id="camera"),
+        pytest.param("frames/%05d.jpg", "the printf pattern frames/%05d.jpg is not supported yet", id="printf"),
     ],
 )  # fmt: skip
 def test_what_is_no_source(tree: Path, source: str | Path, message: str) -> None:
@@ -98,6 +99,11 @@ def test_what_is_no_source(tree: Path, source: str | Path, message: str) -> None
         find_sources(["b.jpg", source])
     assert str(caught.value).startswith(message)
     assert "secret" not in str(caught.value)
+
+
+def test_a_number_is_a_camera_whatever_files_are_called(tree: Path) -> None:
+    with pytest.raises(InputError, match="the camera 7 is not supported yet"):
+        check_source(7)
 
 
 @pytest.mark.parametrize(

@@ -69,11 +69,11 @@ def test_it_is_read_as_it_is_needed(clip: Path) -> None:
     [
         ("none.mp4", None, "no such file"),
         ("empty.mp4", b"", "is empty"),
-        ("text.mp4", b"this is no video\n" * 50, "is no video that can be decoded"),
+        ("text.mp4", b"this is no video\n" * 50, "cannot be decoded as a video"),
         (
             "list.mp4",
             b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n",
-            "is no video that can",
+            "cannot be decoded as a video",
         ),
     ],
 )
@@ -199,7 +199,7 @@ def test_a_gpu_that_does_not_decode_it(
 ) -> None:
     _on_a_gpu(monkeypatch, _codec(error="no NVDEC\nhere"))
     with pytest.raises(
-        InputError, match=r"is no video that the GPU decodes \(no NVDEC here\); try the decoder cpu"
+        InputError, match=r"is no video that the GPU can decode \(no NVDEC here\); try the decoder cpu"
     ):
         list(read_video(clip, decoder="gpu"))
     with caplog.at_level(logging.INFO):
@@ -234,7 +234,7 @@ def test_turned_frames_are_left_to_the_processor(tmp_path: Path, monkeypatch: py
     set_matrix(path, (0, 1, -1, 0))
     wanted = list(read_video(path, decoder="cpu"))
     _on_a_gpu(monkeypatch, _codec())
-    with pytest.raises(ImageError, match=r"has turned or hidden frames, .* try the decoder cpu"):
+    with pytest.raises(ImageError, match=r"has rotated or hidden frames, .* try the decoder cpu"):
         list(read_video(path, decoder="gpu"))
     np.testing.assert_array_equal(list(read_video(path)), wanted)
 
@@ -252,6 +252,23 @@ def test_a_gpu_says_nothing_of_what_is_cut_off(tmp_path: Path, monkeypatch: pyte
     _on_a_gpu(monkeypatch, _codec())
     with pytest.raises(ImageError, match=f"is cut short: {COUNT} frames could be decoded"):
         list(read_video(path, decoder="gpu"))
+
+
+def test_damage_that_a_gpu_takes_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer sound frames than are timed: they come, then the error."""
+    path = encoded(tmp_path / "a.ts", "mpeg2video")
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 3 // 188 * 188 + 100])
+    wanted: list[Frame] = []
+    with pytest.raises(ImageError, match="is damaged") as on_cpu:
+        wanted.extend(frame for frame in read_video(path, decoder="cpu"))
+    assert 1 < len(wanted) < video._TRIAL
+    _on_a_gpu(monkeypatch, _codec())
+    seen: list[Frame] = []
+    with pytest.raises(ImageError) as found:
+        seen.extend(frame for frame in read_video(path))
+    np.testing.assert_array_equal(seen, wanted)
+    assert str(found.value) == str(on_cpu.value)
 
 
 def test_a_model_streams_a_video_by_its_name(clip: Path, demo_onnx: Path) -> None:

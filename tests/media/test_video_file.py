@@ -197,7 +197,7 @@ def test_an_mp4_without_its_index(tmp_path: Path) -> None:
     path = encoded(tmp_path / "a.mp4")
     path.write_bytes(path.read_bytes()[:2000])
     assert _read(path)[1].startswith(
-        f"{path} is no video that can be decoded, or lacks its end (Invalid data"
+        f"{path} cannot be decoded as a video, or its end is missing (Invalid data"
     )
 
 
@@ -214,7 +214,9 @@ def test_damage_in_the_middle_hides_frames_up_to_the_next_key_frame(tmp_path: Pa
     numbers, error = _read(path)
     assert after - before > 3
     assert numbers == [*range(before + 1), *range(after, COUNT)]
-    assert error.startswith(f"{path} is damaged: {len(numbers)} frames could be decoded, and FFmpeg met ")
+    assert error.startswith(
+        f"{path} is damaged: {len(numbers)} frames could be decoded, and FFmpeg reported "
+    )
 
 
 @pytest.mark.parametrize(

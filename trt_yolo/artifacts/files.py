@@ -27,7 +27,15 @@ def file_sha256(path: Path) -> str:
 
 
 def check_writable(folder: Path, option: str = "--out") -> None:
-    """Says now, not after the work, that a folder cannot be written, and what names another."""
+    """Refuses, before the work is done, a folder that cannot be written to.
+
+    Args:
+        folder: It need not exist.
+        option: What names another folder, for the message.
+
+    Raises:
+        InputError: This user may not write there, or something on the way is no folder.
+    """
     place = folder
     while not os.path.exists(place) and place != place.parent:  # unlike Path.exists, never raises
         place = place.parent

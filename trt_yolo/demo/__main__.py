@@ -18,9 +18,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.size < _LEAST_SIZE:
         parser.error(f"--size {options.size} is too small for digits; give at least {_LEAST_SIZE}")
-    if holds_other_files(options.folder):
-        parser.error(f"{options.folder} holds files that are not the demo's; give a new folder")
-    write_yolo_dataset(options.folder, train=0, val=options.count, size=options.size)
+    try:
+        if holds_other_files(options.folder):
+            parser.error(f"{options.folder} holds files that are not the demo's; give a new folder")
+        write_yolo_dataset(options.folder, train=0, val=options.count, size=options.size)
+    except OSError as error:
+        parser.error(f"cannot write to {options.folder}: {error.strerror}; give another folder")
 
 
 main()

@@ -20,7 +20,7 @@ from trt_yolo.capture_gate import allocating
 from trt_yolo.engine.device import NO_GPU, devices
 from trt_yolo.importing import import_or_refuse
 from trt_yolo.media.images import check_header, decode_image
-from trt_yolo.media.jpeg import is_doubtful
+from trt_yolo.media.jpeg import is_doubtful, may_hide_damage
 
 _MODULE = "nvidia.nvimgcodec"
 
@@ -69,7 +69,7 @@ class GpuImageDecoder:
             ImageError: Empty, no image, too large, or damaged.
         """
         header = check_header(data, name=name)
-        if header.kind != "jpeg":
+        if header.kind != "jpeg" or may_hide_damage(header):
             return decode_image(data, name=name)
         reason = "it is of another kind, or damaged"
         try:

@@ -129,7 +129,7 @@ def _why_no_image(data: bytes, *, name: str) -> str:
     from trt_yolo.media.pillow_images import complaint
 
     if reason := complaint(data):
-        return f"{name} cannot be decoded whole: {reason}; copy it again"
+        return f"{name} cannot be fully decoded: {reason}; copy it again"
     return f"{name} is no image that OpenCV can decode; give a JPEG, PNG, BMP, TIFF or WebP file"
 
 
@@ -137,14 +137,14 @@ def _check_size(size_wh: tuple[int, int], *, name: str) -> None:
     width, height = size_wh
     if width * height > MAX_PIXELS:
         raise ImageError(
-            f"{name} has {width}x{height} pixels, more than the {MAX_PIXELS:,} that are read from a file; "
+            f"{name} has {width}x{height} pixels, more than the limit of {MAX_PIXELS:,}; "
             "give a smaller image, or its pixels as an array"
         )
 
 
 @functools.lru_cache(1024)
 def _say_frames(name: str, header: Header) -> None:
-    """Once for each file."""
+    """Warns, once for each file, that only the first frame or page is used."""
     what, advice = (
         ("pages", "save each as a file") if header.kind == "tiff" else ("frames", "convert it to MP4")
     )

@@ -1,4 +1,4 @@
-"""JPEG through libjpeg-turbo (package simplejpeg): what it complains of is an error, and what might be damaged.
+"""JPEG through libjpeg-turbo (package simplejpeg), whose warnings are errors; signs of damage that others ignore.
 
 Enters: an encoded JPEG and its header. Leaves: its pixels as stored, or whether there is reason to doubt another
 decoder's. OpenCV has the same library and gives the same pixels, but keeps the library's warnings to itself.
@@ -36,22 +36,25 @@ def jpeg_pixels(data: bytes, header: Header, *, name: str) -> npt.NDArray[np.uin
     except ValueError as error:
         if _NO_DAMAGE.match(str(error)):
             return None
-        raise ImageError(f"{name} cannot be decoded whole: {error}; copy it again") from error
+        raise ImageError(f"{name} cannot be fully decoded: {error}; copy it again") from error
+
+
+def may_hide_damage(header: Header) -> bool:
+    """Whether the signs that `is_doubtful` looks for do not show: in a progressive file, and in one in CMYK."""
+    return header.is_progressive or header.channels == 4
 
 
 def is_doubtful(data: bytes, header: Header, pixels_bgr: npt.NDArray[np.uint8]) -> bool:
     """Whether a JPEG may be damaged that another decoder took without a word.
 
     Signs are a run of zeros in the scan, a marker that does not belong there, restart markers out of order, and a
-    corner without data. A progressive file and one in CMYK always are: these signs do not show there.
+    corner without data.
 
     Args:
-        data: The file.
+        data: The file, of which none of these signs is hidden.
         header: Of it.
         pixels_bgr: (H, W, 3) uint8, as the decoder gave them; turned or not.
     """
-    if header.is_progressive or header.channels == 4:
-        return True
     corners = pixels_bgr[:: max(len(pixels_bgr) - 1, 1), :: max(pixels_bgr.shape[1] - 1, 1)]
     has_filling = bool((np.abs(corners.astype(np.int16) - _FILLED) <= 1).all(axis=2).any())
     return has_filling or _has_odd_code(data, header.pixels_at)

@@ -35,8 +35,8 @@ def jpeg_tiff_pixels(image: TiffImageFile, data: bytes, *, name: str) -> npt.NDA
         LookupError, ValueError: The tags make no sense.
     """
     tags = image.tag_v2
-    is_colour = tags.get(_PHOTOMETRIC) in (_GREY, _RGB, _YCBCR) and set(tags.get(_BITS, ())) == {8}
-    if tags.get(_COMPRESSION) != _JPEG or not is_colour or tags.get(_ORIENTATION, 1) != 1:
+    is_opaque = tags.get(_BITS) in ((8,), (8, 8, 8)) and tags.get(_PHOTOMETRIC) in (_GREY, _RGB, _YCBCR)
+    if tags.get(_COMPRESSION) != _JPEG or not is_opaque or tags.get(_ORIENTATION, 1) != 1:
         return None
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for place, jpeg in _parts(image, data, pixels):
@@ -57,7 +57,7 @@ def _parts(
     else:
         part_wh, starts, sizes = (width, tags.get(_ROWS, height)), tags[_STRIPS], tags[_STRIP_SIZES]
     if -(-width // part_wh[0]) * -(-height // part_wh[1]) != len(starts):
-        raise ValueError(f"{len(starts)} parts do not make the image")
+        raise ValueError(f"{len(starts)} parts do not make up the image")
     corners = [(x, y) for y in range(0, height, part_wh[1]) for x in range(0, width, part_wh[0])]
     start_of_image = b"\xff\xd8" + (_NO_TRANSFORM if tags[_PHOTOMETRIC] == _RGB else b"")
     before = start_of_image + tags.get(_TABLES, b"")[2:-2]

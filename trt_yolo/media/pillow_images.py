@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import io
 
+import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import ImageOps
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -71,15 +71,15 @@ def tiff_pixels(data: bytes, *, name: str) -> npt.NDArray[np.uint8] | None:
     try:
         if (pixels := jpeg_tiff_pixels(image, data, name=name)) is not None:
             return pixels
-        image.load()
+        image.load()  # turns it upright
     except ImageError:
         raise
     except Exception as error:
-        raise ImageError(f"{name} cannot be decoded whole: {_one_line(error)}; copy it again") from error
-    upright = ImageOps.exif_transpose(image)
+        raise ImageError(f"{name} cannot be fully decoded: {_one_line(error)}; copy it again") from error
     if is_deep:
-        return np.repeat((np.asarray(upright) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-    return np.ascontiguousarray(np.asarray(upright.convert("RGB"))[..., ::-1])
+        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    rgb = image if image.mode == "RGB" else image.convert("RGB")  # which copies
+    return np.asarray(cv2.cvtColor(np.asarray(rgb), cv2.COLOR_RGB2BGR), np.uint8)
 
 
 def complaint(data: bytes) -> str:

@@ -86,7 +86,9 @@ def is_video(path: str | Path) -> bool:
 
 
 def check_source(source: object) -> None:
-    """Refuses what is no source of images yet, if no file is called so. No address is printed: it may hold a password.
+    """Refuses a kind of source that is not supported yet, unless a file or folder has that name.
+
+    No address is printed: it may hold a password.
 
     Raises:
         InputError: A network address, a camera, a printf pattern, a list of names; says what works.
@@ -100,12 +102,12 @@ def check_source(source: object) -> None:
         kind = f"the printf pattern {name}"
     elif name.lower().endswith(".txt") and os.path.isfile(name):
         raise InputError(
-            f"{name} is a text file; .txt lists come later: give the pictures themselves, a folder or a glob pattern"
+            f"{name} is a text file, and lists of files are not supported yet; give images, a folder or a glob pattern"
         )
     else:
         return
-    if not os.path.isfile(name):
-        raise InputError(f"{kind} is no source yet; {_what_works('files')}")
+    if isinstance(source, int) or not (os.path.isfile(name) or os.path.isdir(name)):
+        raise InputError(f"{kind} is not supported yet; {_what_works('files')}")
 
 
 def _files(source: str | Path, wanted: str = "files") -> list[Path]:

@@ -29,12 +29,13 @@ def find_targets(sources: Sequence[Path], folder: Path, *, overwrite: bool = Fal
     Unicode form, or where a source would be overwritten. The time is linear in the number of sources.
 
     Args:
-        sources: Images and videos, told apart by their suffixes.
+        sources: Images and videos.
         folder: For the drawings; it need not exist.
         overwrite: Whether files that exist may be overwritten; a source never is.
 
     Raises:
         InputError: A file would be overwritten, or something else is in the way of a drawing.
+        OSError: The folder of a video's frames cannot be read.
     """
     names = _Names()
     given = {_file(source) for source in sources} - {None}
@@ -103,19 +104,10 @@ def _is_free(target: Path, given: Collection[_File | None], *, is_folder: bool, 
 
 
 def _overwritten(target: Path, *, is_folder: bool) -> list[Path]:
-    """What exists and drawings may overwrite: the target itself, or all in its folder that is called like a frame.
-
-    Raises:
-        InputError: The folder cannot be read.
-    """
-    try:
-        if is_folder and target.is_dir():
-            return [path for path in target.iterdir() if _FRAME.fullmatch(path.name)]
-        return [target] if os.path.lexists(target) else []
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {target}: {error.strerror}; give another folder with --save"
-        ) from error
+    """What exists and drawings may overwrite: the target itself, or all in its folder that is called like a frame."""
+    if is_folder and target.is_dir():
+        return [path for path in target.iterdir() if _FRAME.fullmatch(path.name)]
+    return [target] if os.path.lexists(target) else []
 
 
 def _file(path: Path) -> _File | None:

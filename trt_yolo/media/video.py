@@ -112,7 +112,7 @@ def _on_gpu(path: Path, device: int) -> Frames:
         except RuntimeError as error:
             said = " ".join(str(error).split())[:200]
             raise ImageError(
-                f"{path} is no video that the GPU decodes ({said}); try the decoder cpu"
+                f"{path} is no video that the GPU can decode ({said}); try the decoder cpu"
             ) from error
         file.check_end()
 
@@ -135,7 +135,14 @@ def _faster(cpu: Callable[[], Frames], gpu: Callable[[], Frames], path: Path) ->
         yield from cpu()
         return
     with contextlib.closing(cpu()) as other:
-        cpu_s = _timed(other, [])
+        second: list[Frame] = []
+        try:
+            cpu_s = _timed(other, second)
+        except ImageError:  # damaged, of which a GPU says nothing
+            begun.close()
+            yield from second
+            raise
+        second.clear()
         is_gpu = gpu_s <= cpu_s
         which = "GPU" if is_gpu else "processor"
         _log.info("%s is decoded by the %s: the GPU is %.2f times as fast", path, which, cpu_s / gpu_s)

@@ -52,7 +52,7 @@ class VideoFile:
             self._container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
         except av.FFmpegError as error:
             raise ImageError(
-                f"{path} is no video that can be decoded, or lacks its end ({error.strerror}); "
+                f"{path} cannot be decoded as a video, or its end is missing ({error.strerror}); "
                 f"copy it again, or {_CONTAINERS}"
             ) from error
         try:
@@ -110,14 +110,14 @@ class VideoFile:
             raise ImageError(f"{self.path} is cut short: {decoded}, its end is missing; copy it again")
         if self._complaint:
             raise ImageError(
-                f"{self.path} is damaged: {decoded}, and FFmpeg met {self._complaint}; copy it again"
+                f"{self.path} is damaged: {decoded}, and FFmpeg reported {self._complaint}; copy it again"
             )
 
     def check_plain(self) -> None:
-        """Whether its frames are those that are stored, for a decoder that knows no edit lists and no rotation.
+        """Refuses a file with hidden or rotated frames, for a decoder that ignores edit lists and rotation.
 
         Raises:
-            ImageError: Frames are hidden, or stored lying.
+            ImageError: A frame before the first shown one is hidden, or the frames are stored rotated.
         """
         from av import FFmpegError
 
@@ -128,7 +128,7 @@ class VideoFile:
             is_hidden = packet is not None and packet.is_discard
             if is_hidden or (frames and not np.array_equal(_matrix(frames[0]), _UPRIGHT)):
                 raise ImageError(
-                    f"{self.path} has turned or hidden frames, which a GPU gives as they are stored; "
+                    f"{self.path} has rotated or hidden frames, which the GPU decoder returns as they are stored; "
                     "try the decoder cpu"
                 )
             if frames:

@@ -88,9 +88,8 @@ def agreement_with_head(
     missed = [float(wanted[index, 4]) for index in lost if not ties.is_suppressed(wanted[index])]
     at_the_cut = sum(score <= least + tolerance.tie for score in missed)
     unmatched = sum(not ties.is_candidate(got[index]) for index in added) + ties.overlapping()
-    unmatched += len(missed) - (
-        at_the_cut if 2 * len(added) >= at_the_cut else 0
-    )  # others came in their place
+    are_replaced = 2 * len(added) >= at_the_cut  # others came in their place
+    unmatched += len(missed) - (at_the_cut if are_replaced else 0)
     worst = np.max(differences, axis=0) if differences else np.zeros(5)
     return Agreement(
         detections=len(wanted), unmatched=unmatched,
