@@ -24,15 +24,19 @@ def test_names_that_fit_are_kept_in_silence(given: Any, caplog: pytest.LogCaptur
 @pytest.mark.parametrize(
     ("given", "wanted", "said"),
     [
-        (["a", "b"], ["a", "b", "class_2"], "called class_2 for want of a name"),
-        ({"0": "a", "2": "c"}, ["a", "class_1", "c"], "called class_1 for want of a name"),
-        (["a", "b", "c", "d"], ["a", "b", "c"], "left out: 'd'"),
-        ({1: "a", 2: "b", 3: "c"}, ["class_0", "a", "b"], "called class_0 for want of a name; left out: 'c'"),
-        (["a", None, ["c"]], ["a", "class_1", "class_2"], "called class_1, class_2 for"),
-        ({"a": 0, "b": 1, "c": 2}, ["class_0", "class_1", "class_2"], "class_0, class_1, class_2 for"),
-        (None, ["class_0", "class_1", "class_2"], "class_0, class_1, class_2 for"),
-        ("abc", ["class_0", "class_1", "class_2"], "class_0, class_1, class_2 for"),
-        (["a", "b", "c", *"\x1b" * 9], ["a", "b", "c"], r"left out: '\x1b', '\x1b', '\x1b' and 6 more"),
+        (["a", "b"], ["a", "b", "class_2"], "without a name: class_2"),
+        ({"0": "a", "2": "c"}, ["a", "class_1", "c"], "without a name: class_1"),
+        (["a", "b", "c", "d"], ["a", "b", "c"], "ignored: 'd'"),
+        ({1: "a", 2: "b", 3: "c"}, ["class_0", "a", "b"], "without a name: class_0; ignored: 'c'"),
+        (["a", None, ["c"]], ["a", "class_1", "class_2"], "without a name: class_1, class_2"),
+        (
+            {"a": 0, "b": 1, "c": 2},
+            ["class_0", "class_1", "class_2"],
+            "without a name: class_0, class_1, class_2",
+        ),
+        (None, ["class_0", "class_1", "class_2"], "without a name: class_0, class_1, class_2"),
+        ("abc", ["class_0", "class_1", "class_2"], "without a name: class_0, class_1, class_2"),
+        (["a", "b", "c", *"\x1b" * 9], ["a", "b", "c"], r"ignored: '\x1b', '\x1b', '\x1b' and 6 more"),
         ({0: "a", 1: "b", 2: "c", float("nan"): "d", float("inf"): "e"}, ["a", "b", "c"], None),
     ],
 )
@@ -40,6 +44,6 @@ def test_what_does_not_fit_is_said_once(
     given: Any, wanted: list[str], said: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert list(class_names(given, classes=3, origin="a.pt").values()) == wanted
-    start = "a.pt: its names do not fit its 3 classes; "
+    start = "a.pt: its class names do not match its 3 classes; "
     assert len(caplog.messages) == (said is not None)
     assert all(message.startswith(start) and str(said) in message for message in caplog.messages)

@@ -20,6 +20,8 @@ _PICTURES = (1, 3, 640, 640)
         pytest.param((1, 3, 1280, 1280), (1, 84, 34000), (80, 34000), id="p6"),
         pytest.param(_PICTURES, (1, 7, 8000), (3, 8000), id="two levels"),
         pytest.param(_PICTURES, (1, 5, 400), (1, 400), id="one level"),
+        pytest.param(_PICTURES, (1, 84, 136000), (80, 136000), id="strides from 2"),
+        pytest.param((1, 3, 48, 48), (1, 84, 45), (80, 45), id="two levels of a small one"),
         pytest.param(("n", 3, "h", "w"), ("n", 84, "a"), (80, "a"), id="dynamic"),
         pytest.param(_PICTURES, (1, "c", 8400), (10, 8400), id="classes by the names"),
     ],
@@ -54,7 +56,7 @@ def test_other_outputs_are_named(outputs: Sequence[Shape], likeness: str) -> Non
 @pytest.mark.parametrize(
     ("input_shape", "output", "line"),
     [
-        ((1, 1, 640, 640), (1, 84, 8400), r"pictures of 1 channel;"),
+        ((1, 1, 640, 640), (1, 84, 8400), r"images of 1 channel;"),
         (_PICTURES, (1, "c", 8400), r"does not say how many classes it has.*\(1, c, 8400\)"),
     ],
 )

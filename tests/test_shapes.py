@@ -145,7 +145,7 @@ def test_anchors_of_no_levels_tell_nothing(anchors: int) -> None:
 def test_other_channels_than_three_are_refused(channels: int) -> None:
     plural = "" if channels == 1 else "s"
     with pytest.raises(
-        UnsupportedModelError, match=rf"^a\.pt takes pictures of {channels} channel{plural}; only 3"
+        UnsupportedModelError, match=rf"^a\.pt takes images of {channels} channel{plural}; only 3"
     ):
         check_channels(channels, origin="a.pt")
     check_channels(3, origin="a.pt")

@@ -1,7 +1,7 @@
 """Class names by class id, from whatever a checkpoint, a graph's metadata or a data set holds.
 
-Enters: a list, or a mapping from ids to names. Leaves: one name for each class. What is missing gets a numbered
-name, what is too much is left out, and one warning says so. Knows no files.
+Enters: a list, or a mapping from ids to names. Leaves: one name for each class. Classes without a name get a
+numbered one, names without a class are ignored, and one warning says so. Knows no files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def class_names(given: Any, *, classes: int, origin: str) -> dict[int, str]:
         given: A list or tuple of names, or a mapping whose keys are ids, as numbers or as texts such as `"0"`.
             Anything else counts as no names.
         classes: How many classes the model has.
-        origin: What has the names, for the warning.
+        origin: Where the names are from, for the warning.
     """
     found = {}
     for key, name in _entries(given):
@@ -54,10 +54,10 @@ def _class_id(key: Any) -> int | None:
 def _warn(origin: str, classes: int, missing: list[int], surplus: list[str]) -> None:
     said = []
     if missing:
-        said.append(f"called {_listed([f'class_{index}' for index in missing])} for want of a name")
+        said.append(f"without a name: {_listed([f'class_{index}' for index in missing])}")
     if surplus:
-        said.append(f"left out: {_listed([repr(name) for name in surplus])}")
-    _log.warning("%s: its names do not fit its %d classes; %s", origin, classes, "; ".join(said))
+        said.append(f"ignored: {_listed([repr(name) for name in surplus])}")
+    _log.warning("%s: its class names do not match its %d classes; %s", origin, classes, "; ".join(said))
 
 
 def _listed(items: list[str]) -> str:

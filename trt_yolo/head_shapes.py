@@ -1,7 +1,7 @@
 """Whether a model is a YOLOv8 detection head, by the shapes of its input and outputs; else what it looks like.
 
 Enters: shapes, as numbers, and names where a side is dynamic. Leaves: the head's class count and anchors, or an
-error that names the family that gives such outputs. Knows no files.
+error that names the family with such outputs. Knows no files.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def head_of_shapes(
         origin: The file's name, for errors.
 
     Raises:
-        UnsupportedModelError: It is no such head, or takes pictures of other than three channels.
+        UnsupportedModelError: It is no such head, or takes images of other than three channels.
     """
-    size = input_shape[2:]
-    fields, anchors = ("", "") if not _is_single(output_shapes) else output_shapes[0][1:]
+    is_single = [len(shape) for shape in output_shapes] == [3]
+    fields, anchors = output_shapes[0][1:] if is_single else ("", "")
     classes = fields - 4 if isinstance(fields, int) else names
-    fits = len(input_shape) == 4 and _is_single(output_shapes) and _anchors_fit(size, anchors)
+    fits = len(input_shape) == 4 and is_single and _anchors_fit(input_shape[2:], anchors)
     if not fits or (isinstance(fields, int) and classes < 1):
         raise UnsupportedModelError(_no_head(input_shape, output_shapes, origin))
     check_channels(input_shape[1], origin=origin)
@@ -50,10 +50,6 @@ def head_of_shapes(
             "metadata; export it again with fixed sizes (Ultralytics: dynamic=False), or give the .pt"
         )
     return classes, anchors
-
-
-def _is_single(output_shapes: Sequence[Shape]) -> bool:
-    return len(output_shapes) == 1 and len(output_shapes[0]) == 3
 
 
 def _anchors_fit(size: Shape, anchors: int | str) -> bool:
@@ -71,9 +67,9 @@ def _no_head(input_shape: Shape, output_shapes: Sequence[Shape], origin: str) ->
     likeness = _likeness(input_shape, output_shapes)
     return (
         f"{origin} is no YOLOv8 detection model: input {_text(input_shape)}, outputs {outputs}"
-        f"{f' ({likeness})' if likeness else ''}; "
+        f"{f', which looks like {likeness}' if likeness else ''}; "
         "needed: input (N, 3, H, W) and one output (N, 4 + classes, anchors), "
-        "as Ultralytics exports it without NMS and without end-to-end head"
+        "as Ultralytics exports it without NMS and without an end-to-end head"
     )
 
 
@@ -82,16 +78,16 @@ def _text(shape: Shape) -> str:
 
 
 def _likeness(input_shape: Shape, output_shapes: Sequence[Shape]) -> str:
-    """What gives such outputs; empty where nobody knows."""
+    """What has such outputs; empty where they are not recognized."""
     ranks = [len(shape) for shape in output_shapes]
     if ranks == [2]:
-        return "as a classifier gives"
+        return "a classifier"
     if ranks == [3, 4]:
-        return "as a segmentation model gives"
+        return "a segmentation model"
     if 5 in ranks:
-        return "as YOLOv5 or YOLOv7 gives"
+        return "YOLOv5 or YOLOv7"
     if len(ranks) > 1 and set(ranks) == {4}:
-        return "the raw levels, before boxes are decoded"
+        return "the raw levels of a head, before boxes are decoded"
     if ranks == [3] and len(input_shape) == 4:
         return _likeness_of_rows(input_shape[2:], *output_shapes[0][1:])
     return ""
@@ -102,13 +98,13 @@ def _likeness_of_rows(size: Shape, rows: int | str, fields: int | str) -> str:
     if fields in _ROW_FIELDS:
         return "detections after NMS or of an end-to-end head"
     if rows in _QUERIES:
-        return "as RT-DETR gives"
+        return "RT-DETR"
     height, width = size
     if not (isinstance(height, int) and isinstance(width, int) and isinstance(rows, int)):
         return ""
     if strides_of_anchors((height, width), rows) is not None:
-        return "anchors before classes: a transposed YOLOv8 head, or YOLOX"
+        return "a transposed YOLOv8 head, or YOLOX"
     cells, rest = divmod(rows, _BOXES_OF_A_CELL)
     if not rest and strides_of_anchors((height, width), cells) is not None:
-        return "as YOLOv5 or YOLOv7 gives"
+        return "YOLOv5 or YOLOv7"
     return ""

@@ -256,8 +256,9 @@ def declared_size(
     if isinstance(height, int) and isinstance(width, int):
         return height, width
     declared = _literal(metadata.get("imgsz", ""))
-    if isinstance(declared, list) and len(declared) == 2 and all(isinstance(side, int) for side in declared):
-        return declared[0], declared[1]
+    sides = declared if isinstance(declared, list) and len(declared) == 2 else []
+    if sides and all(type(side) is int and 0 < side <= MAX_SIDE for side in sides):
+        return sides[0], sides[1]
     raise UnsupportedModelError(f"{origin} has no fixed image size; give one, such as --imgsz 640")
 
 

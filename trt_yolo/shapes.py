@@ -56,15 +56,15 @@ def strides_of_anchors(imgsz_hw: tuple[int, int], anchors: int) -> tuple[int, ..
 
 
 def check_channels(channels: int | str, *, origin: str) -> None:
-    """Refuses a model whose input has not three channels; a text is a dimension that nobody knows.
+    """Refuses a model whose input does not have three channels; a text is a dimension that is not known.
 
     Raises:
         UnsupportedModelError: Another number.
     """
     if isinstance(channels, int) and channels != 3:
         raise UnsupportedModelError(
-            f"{origin} takes pictures of {channels} channel{'s'[: channels != 1]}; only 3 (colour) are supported here; "
-            "train it on colour pictures (grey ones can be read as colour)"
+            f"{origin} takes images of {channels} channel{'' if channels == 1 else 's'}; only 3 (colour) are "
+            "supported here; train it on colour images (grey ones can be read as colour)"
         )
 
 
@@ -87,7 +87,7 @@ def parse_batch(text: str) -> BatchRange:
 def parse_imgsz(text: str) -> tuple[int, int]:
     """Height and width in pixels of `640` (square) or `384x640` (height x width).
 
-    What the model's largest stride is, 32 as a rule, nobody knows here: multiples of 8 pass.
+    The model's largest stride, usually 32, is not known here: multiples of 8 pass.
 
     Raises:
         InputError: Not of that form, no multiples of 8, or above 8192.

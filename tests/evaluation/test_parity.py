@@ -23,13 +23,19 @@ from trt_yolo.evaluation.parity import (
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
-def _changed(deploy: Path, ending: str, factor: float) -> bytes:
+def _with(model: Path, changed: Callable[[str, Floats], Floats | None]) -> bytes:
+    """The graph with some initializers replaced."""
+    graph = onnx.load(model)
+    for tensor in graph.graph.initializer:
+        array = changed(tensor.name, onnx.numpy_helper.to_array(tensor))
+        if array is not None:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float32), tensor.name))
+    return graph.SerializeToString()
+
+
+def _scaled(deploy: Path, ending: str, factor: float) -> bytes:
     """The graph with one initializer multiplied."""
-    model = onnx.load(deploy)
-    tensor = next(one for one in model.graph.initializer if one.name.endswith(ending))
-    array = onnx.numpy_helper.to_array(tensor) * np.float32(factor)
-    tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
-    return model.SerializeToString()
+    return _with(deploy, lambda name, array: array * factor if name.endswith(ending) else None)
 
 
 def test_the_right_graph_passes(demo_head_onnx: Path, demo_onnx: Path) -> None:
@@ -47,17 +53,7 @@ def test_the_right_graph_passes(demo_head_onnx: Path, demo_onnx: Path) -> None:
 def test_a_wrong_graph_fails(demo_head_onnx: Path, demo_onnx: Path, ending: str, factor: float) -> None:
     frames = check_frames((256, 256), [])
     with pytest.raises(ExportError, match="does not find what the head graph finds"):
-        check_parity(demo_head_onnx.read_bytes(), _changed(demo_onnx, ending, factor), frames)
-
-
-def _with(model: Path, changed: Callable[[str, Floats], Floats | None]) -> bytes:
-    """The graph with some initializers replaced."""
-    graph = onnx.load(model)
-    for tensor in graph.graph.initializer:
-        array = changed(tensor.name, onnx.numpy_helper.to_array(tensor))
-        if array is not None:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float32), tensor.name))
-    return graph.SerializeToString()
+        check_parity(demo_head_onnx.read_bytes(), _scaled(demo_onnx, ending, factor), frames)
 
 
 def test_an_untrained_class_head_whose_scores_tie_passes(demo_head_onnx: Path, demo_onnx: Path) -> None:
@@ -80,7 +76,7 @@ def test_an_untrained_class_head_whose_scores_tie_passes(demo_head_onnx: Path, d
     with pytest.raises(ExportError, match="does not find"):
         check_parity(
             _with(demo_head_onnx, untrained),
-            _changed(demo_onnx, ".strides", 1.002),
+            _scaled(demo_onnx, ".strides", 1.002),
             check_frames((256, 256), []),
         )
 

@@ -338,9 +338,9 @@ def test_ultralytics_own_fuse_keeps_the_detections(yolov8n: Path, tmp_path: Path
     [
         ([f"n{index}" for index in range(7)], None),
         ({str(index): f"n{index}" for index in range(7)}, None),
-        ([f"n{index}" for index in range(6)], "called class_6 for want of a name"),
-        ([f"n{index}" for index in range(8)], "left out: 'n7'"),
-        (7, "called class_0, class_1, class_2 and 4 more for"),
+        ([f"n{index}" for index in range(6)], "without a name: class_6"),
+        ([f"n{index}" for index in range(8)], "ignored: 'n7'"),
+        (7, "without a name: class_0, class_1, class_2 and 4 more"),
     ],
     ids=["list", "texts", "one too few", "one too many", "a number"],
 )
@@ -362,10 +362,10 @@ def _grey(model: Any) -> None:
 
 
 _OTHERS: dict[str, tuple[Callable[[Any], object], str]] = {
-    "grey": (_grey, r"takes pictures of 1 channel; only 3"),
+    "grey": (_grey, r"takes images of 1 channel; only 3"),
     "groups": (
         lambda model: setattr(model.model[0], "conv", torch.nn.Conv2d(8, 16, 3, 2, 1, groups=2)),
-        r"takes pictures of 8 channels; only 3",
+        r"takes images of 8 channels; only 3",
     ),
     "a member more": (
         lambda model: model.model[2].add_module("attention", torch.nn.Identity()),
@@ -429,8 +429,12 @@ def test_weights_alone_are_named(sound: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "pointer of Git LFS.*git lfs pull"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
+            "is a Git LFS pointer.*git lfs pull",
+        ),
         (b"<!doctype html><title>Not found</title>", "is a web page"),
+        (b"ftrt" + bytes(28), r"is a TensorRT engine; name it \.engine"),
     ],
 )
 def test_a_file_that_is_no_checkpoint_is_named(content: bytes, message: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from trt_yolo.errors import ExportError, InputError, UnsupportedModelError
+from trt_yolo.errors import ExportError, InputError, TrtYoloError, UnsupportedModelError
 from trt_yolo.evaluation.parity import check_same_head
 from trt_yolo.export.exporting import export_model
 from trt_yolo.export.graph import dimensions, opset_of
@@ -112,7 +112,7 @@ def test_a_conversion_that_changes_the_graph_is_noticed() -> None:
     tensor = next(one for one in after.graph.initializer if one.name.endswith(".strides"))
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.01), tensor.name))
     with pytest.raises(
-        ExportError, match=r"a\.onnx was brought from opset 13 to 13 and then gives something else"
+        ExportError, match=r"a\.onnx gives other results after its conversion from opset 13 to 13"
     ):
         check_same_head(before, after, manifest, origin="a.onnx")
 
@@ -167,8 +167,46 @@ def test_half_precision_whose_nodes_are_not_in_order(tmp_path: Path) -> None:
     report = export_model(path, out=tmp_path / "out")
     assert report.parity is not None
     assert report.parity.detections > 20
-    with pytest.raises(InputError, match="has half precision already"):
+    with pytest.raises(InputError, match="is in half precision already"):
         export_model(path, out=tmp_path / "out", options=ExportOptions(precision="fp16"))
+
+
+def _of_type_99(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = 99
+
+
+def _with_huge_sides(model: onnx.ModelProto) -> None:
+    _sides("side", 2, 3)(model)
+    onnx.helper.set_model_props(model, {"imgsz": f"[640, {10**30}]"})
+
+
+def _without_weight_sides(model: onnx.ModelProto) -> None:
+    _sides("side", 1)(model)
+    next(one for one in model.graph.initializer if one.name == "model.0.weight").ClearField("dims")
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (_of_type_99, r"its inputs are of type 99; needed"),
+        (_with_huge_sides, "has no fixed image size"),
+        (_without_weight_sides, r"is not valid ONNX"),
+    ],
+)
+def test_nonsense_is_one_line(change: Change, line: str, tmp_path: Path) -> None:
+    with pytest.raises(TrtYoloError, match=line):
+        export_model(_saved(tmp_path, change), out=tmp_path / "out")
+
+
+def test_channels_are_told_by_a_first_convolution_in_groups_too(tmp_path: Path) -> None:
+    def in_groups(model: onnx.ModelProto) -> None:
+        _sides("side", 1)(model)
+        model.graph.node[0].input[0] = "scaled"
+        model.graph.node.append(onnx.helper.make_node("Conv", ["images", "scales"], ["scaled"], group=3))
+        model.graph.initializer.append(numpy_helper.from_array(np.ones((3, 1, 1, 1), np.float32), "scales"))
+
+    report = export_model(_saved(tmp_path, in_groups), out=tmp_path / "out", options=ExportOptions(head=True))
+    assert len(report.manifest.names) == 10
 
 
 @pytest.mark.parametrize("options", [ExportOptions(), ExportOptions(head=True, check=False)])
@@ -180,6 +218,6 @@ def test_pictures_of_one_channel_are_refused_before_anything_is_written(
         tensor = next(one for one in model.graph.initializer if one.name == "model.0.weight")
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[:, :1].copy(), tensor.name))
 
-    with pytest.raises(UnsupportedModelError, match=r"head\.onnx takes pictures of 1 channel"):
+    with pytest.raises(UnsupportedModelError, match=r"head\.onnx takes images of 1 channel"):
         export_model(_saved(tmp_path, grey), out=tmp_path / "out", options=options)
     assert not (tmp_path / "out").exists()

@@ -94,7 +94,7 @@ _FOUR = struct.pack("<q4f", 4, 1, 2, 3, 4)
         (_tensor(), {"keys": ["0", "1"], "memory": _FOUR * 2}, "list of storages"),
         (_tensor(), {"keys": [["0"]]}, "unhashable"),
         (_tensor(), {"keys": 5 * [None]}, "list of storages"),
-        (_tensor() + _tensor(kind=b"LongStorage") + b"\x86", {"memory": _FOUR}, "of two types"),
+        (_tensor() + _tensor(kind=b"LongStorage") + b"\x86", {"memory": _FOUR}, "has two types"),
         (_tensor(tail=b"X\x01\0\0\x000K\0K\x02\x87"), {"memory": _FOUR}, r"before PyTorch 0\.4"),
         (_tensor(), {"memory": _FOUR, "system": {"little_endian": False}}, "big-endian machine"),
         (_tensor(), {"memory": _FOUR, "system": []}, "big-endian machine"),

@@ -134,7 +134,7 @@ def test_groups_do_less(groups: int, macs: int) -> None:
 @pytest.mark.parametrize(
     ("model", "error", "words"),
     [
-        (_model(dtype=FLOAT16), InputError, "m.onnx has half precision already; give the .pt"),
+        (_model(dtype=FLOAT16), InputError, "m.onnx is in half precision already; give the .pt"),
         (_model(convolution=False), UnsupportedModelError, "m.onnx has no convolutions; give a YOLOv8"),
         (
             _model(stored=False),

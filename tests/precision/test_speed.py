@@ -14,7 +14,7 @@ from trt_yolo.precision import speed
 from trt_yolo.precision.speed import speed_here, speed_in_words, speedup
 
 
-def test_the_middle_one_of_ratios_of_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_median_of_ratios_of_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock of our own: others make the machine three times as slow now and then, and it does not matter."""
     now_s, calls = [0.0], [0]
 
@@ -23,7 +23,7 @@ def test_the_middle_one_of_ratios_of_neighbours(monkeypatch: pytest.MonkeyPatch)
         now_s[0] += milliseconds / 1e3 * (3 if calls[0] % 14 < 4 else 1)
 
     monkeypatch.setattr(time, "perf_counter", lambda: now_s[0])
-    run = functools.partial(speed._middle_ratio, functools.partial(work, 30), functools.partial(work, 20))
+    run = functools.partial(speed._median_ratio, functools.partial(work, 30), functools.partial(work, 20))
     assert run() == pytest.approx(1.5)
     assert 2 <= now_s[0] < 2.2
     monkeypatch.setattr(speed, "_SECONDS", 0)
@@ -46,7 +46,7 @@ def test_two_artifacts_on_this_processor(demo_onnx: Path, monkeypatch: pytest.Mo
         (1.62, "AVX512 VNNI", "INT8 is 1.62 times as fast as FP32 here: this processor has AVX512 VNNI"),
         (
             0.96, "",
-            "INT8 is slower than FP32 here (0.96): this processor has no VNNI or its like; use FP32 on it",
+            "INT8 is slower than FP32 here (0.96): this processor has no VNNI or similar; use FP32 on it",
         ),
         (1.02, "i8mm", "INT8 is no faster than FP32 here (1.02): this processor has i8mm; use FP32 on it"),
     ],

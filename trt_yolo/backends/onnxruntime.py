@@ -220,7 +220,7 @@ def session_manifest(session: Any, origin: str) -> Manifest:
         metadata = session.get_modelmeta().custom_metadata_map
     except UnicodeDecodeError as error:
         raise UnsupportedModelError(
-            f"{origin} has metadata that is no text; export the model again"
+            f"{origin} has metadata that is not text; export the model again"
         ) from error
     if METADATA_KEY in metadata:
         return manifest_from_json(metadata[METADATA_KEY], origin=origin)
@@ -229,19 +229,16 @@ def session_manifest(session: Any, origin: str) -> Manifest:
         given = ", ".join(f"{node.name} {node.type}" for node in inputs) or "none"
         raise UnsupportedModelError(
             f"{origin} is no YOLOv8 model: its inputs are {given}; "
-            "needed: one, of floating point (N, 3, H, W), or a graph that trt-yolo exported"
+            "needed: one floating-point input (N, 3, H, W), or a graph that trt-yolo exported"
         )
     if 0 in inputs[0].shape:
         raise UnsupportedModelError(
-            f"{origin} has an input of {tuple(inputs[0].shape)}, and with 0 ONNX Runtime runs nothing; "
-            "trt-yolo export makes a graph of it that runs"
+            f"{origin} has an input of {tuple(inputs[0].shape)}, which ONNX Runtime cannot run; "
+            "trt-yolo export makes a graph that runs"
         )
     return manifest_from_ultralytics(
         metadata,
-        input_shape=[side if isinstance(side, int) else str(side) for side in inputs[0].shape],
-        output_shapes=[
-            [side if isinstance(side, int) else str(side) for side in output.shape]
-            for output in session.get_outputs()
-        ],
+        input_shape=inputs[0].shape,
+        output_shapes=[output.shape for output in session.get_outputs()],
         origin=origin,
     )

@@ -19,7 +19,7 @@ from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
 from trt_yolo.demo.scenes import scene
 from trt_yolo.errors import BackendError, ExportError
 from trt_yolo.evaluation.head_runner import HeadRunner
-from trt_yolo.export.graph import opset_of
+from trt_yolo.export.graph import opset_of, serialized
 from trt_yolo.manifest import METADATA_KEY, Manifest
 from trt_yolo.media.images import read_image
 from trt_yolo.vision.agreement import Agreement, Tolerance, agreement_with_head
@@ -117,7 +117,7 @@ def check_parity(head: bytes, deploy: bytes, frames: Frames) -> Parity:
 def check_same_head(
     before: onnx.ModelProto, after: onnx.ModelProto, manifest: Manifest, *, origin: str
 ) -> None:
-    """That a head graph and its conversion to another opset give the same for a demo scene.
+    """Checks that a head graph and its conversion to another opset give the same output for a demo scene.
 
     Args:
         before: The head graph.
@@ -129,30 +129,23 @@ def check_same_head(
         ExportError: They do not.
     """
     frames = check_frames(manifest.imgsz_hw, ())[:1]
+    metadata = {METADATA_KEY: manifest.to_json()}
     try:
-        with HeadRunner(_described(before, manifest)) as reference:
+        with HeadRunner(serialized(before, metadata)) as reference:
             wanted = reference.head(frames)[0]
     except BackendError as error:  # such as an opset that this ONNX Runtime does not have
         _log.info(
             "the conversion of %s is not checked, since the graph as given does not run: %s", origin, error
         )
         return
-    with HeadRunner(_described(after, manifest)) as converted:
+    with HeadRunner(serialized(after, metadata)) as converted:
         difference = np.abs(converted.head(frames)[0] - wanted)
     if not (difference[:4].max() <= BOX_TOLERANCE_PX and difference[4:].max() <= SCORE_TOLERANCE):
         raise ExportError(
-            f"{origin} was brought from opset {opset_of(before)} to {opset_of(after)} and then gives something else: "
+            f"{origin} gives other results after its conversion from opset {opset_of(before)} to {opset_of(after)}: "
             f"boxes differ by up to {difference[:4].max():.3g} pixels, scores by {difference[4:].max():.3g}; "
             "nothing was written, give the .pt or export the model again with a newer opset"
         )
-
-
-def _described(head: onnx.ModelProto, manifest: Manifest) -> bytes:
-    """The graph with its manifest and no other metadata."""
-    model = onnx.ModelProto()
-    model.CopyFrom(head)
-    onnx.helper.set_model_props(model, {METADATA_KEY: manifest.to_json()})
-    return bytes(model.SerializeToString())
 
 
 def _scores(head: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -23,14 +23,8 @@ from trt_yolo.errors import CheckpointError, InputError, UnsafeCheckpointError, 
 from trt_yolo.export.old_layout import content_of_old_layout, is_old_layout
 from trt_yolo.export.pickle_check import MAX_PICKLE_BYTES, check_pickle
 from trt_yolo.export.records import RecordUnpickler, shown
+from trt_yolo.file_kinds import kind_of
 from trt_yolo.paths import absence
-
-# Files that come to be called .pt, by how they start.
-_OTHER_FILES = {
-    b"version https://git-lfs": "is only a pointer of Git LFS; fetch the file with: git lfs pull",
-    b"<!DOCTYPE html": "is a web page; download the file that the page shows",
-    b"<html": "is a web page; download the file that the page shows",
-}
 
 # What zipfile and pickle raise on nonsense.
 _NONSENSE = (
@@ -46,7 +40,7 @@ def read_checkpoint(path: Path) -> Any:
         InputError: No such file, or a folder.
         CheckpointError: The file is empty, truncated, or no file of PyTorch's.
         UnsafeCheckpointError: The pickle names something outside the allow-list.
-        UnsupportedModelError: The checkpoint of another repository, or a TorchScript.
+        UnsupportedModelError: The checkpoint of another repository, a TorchScript, or a file of another kind.
     """
     if not os.path.exists(path):  # unlike Path.exists, never raises
         raise InputError(f"{absence(path)}; give the path of a .pt checkpoint, or a name such as yolov8n")
@@ -71,11 +65,11 @@ def read_checkpoint(path: Path) -> Any:
 def _content(path: Path) -> Any:
     with path.open("rb") as file:
         start = file.read(64)
-        for sign, what in _OTHER_FILES.items():
-            if start.lower().startswith(sign.lower()):
-                raise UnsupportedModelError(what)
         if is_old_layout(start):
-            return content_of_old_layout(start + file.read())
+            file.seek(0)
+            return content_of_old_layout(file.read())
+    if not start.startswith(b"PK") and (kind := kind_of(path)):
+        raise UnsupportedModelError(f"is {kind}")
     with zipfile.ZipFile(path) as archive:
         return _load(archive, path.stat().st_size)
 

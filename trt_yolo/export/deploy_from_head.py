@@ -111,7 +111,7 @@ def _fold_into_first_convolution(graph: onnx.GraphProto, name: str) -> bool:
     weight = readers[0].input[1]
     stored = next((tensor for tensor in graph.initializer if tensor.name == weight), None)
     uses = sum(list(node.input).count(weight) for node in graph.node)
-    if stored is None or uses != 1 or stored.data_type != FLOAT or stored.dims[1] != 3:
+    if stored is None or uses != 1 or stored.data_type != FLOAT or list(stored.dims[1:2]) != [3]:
         return False
     folded = numpy_helper.to_array(stored)[:, ::-1].astype(np.float64) / 255
     stored.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(folded, np.float32), weight))

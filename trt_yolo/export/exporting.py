@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from trt_yolo.artifacts.files import check_no_input, check_writable, file_sha256, write_together
+from trt_yolo.backends.onnxruntime import first_line
 from trt_yolo.errors import (
     BackendError,
     ExportError,
@@ -29,7 +31,7 @@ from trt_yolo.export import from_ultralytics
 from trt_yolo.export.blocks import UnknownBlockError
 from trt_yolo.export.checkpoint import read_checkpoint
 from trt_yolo.export.deploy_from_head import deploy_from_head
-from trt_yolo.export.graph import DEFAULT_OPSET, MAX_OPSET, MIN_OPSET, opset_of
+from trt_yolo.export.graph import DEFAULT_OPSET, MAX_OPSET, MIN_OPSET, opset_of, serialized
 from trt_yolo.export.head_from_checkpoint import (
     check_imgsz,
     checkpoint_from_file,
@@ -149,8 +151,9 @@ def export_model(
     parity = None
     if options.check and not options.head:
         frames = check_frames(manifest.imgsz_hw, options.check_images)
-        reference = _described(head.SerializeToString(), dataclasses.replace(manifest, graph="head", rows=0))
-        parity = _checked(reference, content, frames, source)
+        of_head = dataclasses.replace(manifest, graph="head", rows=0)
+        reference = serialized(head, {METADATA_KEY: of_head.to_json()})
+        parity = _parity(reference, content, frames, source)
     accuracy = None
     if network is not None:
         stem = _stem(source, manifest, own_imgsz, options.rows)
@@ -160,7 +163,7 @@ def export_model(
         content, accuracy = _precise(network, content, manifest, options, cache, progress)
         if accuracy is not None:
             manifest = dataclasses.replace(manifest, accuracy=_accuracy(accuracy))
-            content = _described(content, manifest)
+            content = serialized(onnx.ModelProto.FromString(content), {METADATA_KEY: manifest.to_json()})
             accuracy = dataclasses.replace(accuracy, bytes_after=len(content))
     if options.source_hw is not None:
         manifest = dataclasses.replace(manifest, source_hw=options.source_hw)
@@ -172,7 +175,7 @@ def export_model(
 
 def _artifact(head: onnx.ModelProto, manifest: Manifest) -> bytes:
     """The file's content: the head graph itself, or the deploy graph around it."""
-    return _serialized(head if manifest.graph == "head" else deploy_from_head(head, manifest), manifest)
+    return _checked_graph(head if manifest.graph == "head" else deploy_from_head(head, manifest), manifest)
 
 
 def _letterboxing(content: bytes, manifest: Manifest, *, check: bool) -> bytes:
@@ -181,7 +184,7 @@ def _letterboxing(content: bytes, manifest: Manifest, *, check: bool) -> bytes:
     deploy = onnx.ModelProto.FromString(content)
     if check:
         check_letterbox(manifest.source_hw, manifest.imgsz_hw, opset=opset_of(deploy))
-    return _serialized(letterboxing_from_deploy(deploy, manifest.source_hw, manifest.imgsz_hw), manifest)
+    return _checked_graph(letterboxing_from_deploy(deploy, manifest.source_hw, manifest.imgsz_hw), manifest)
 
 
 def _in_precision(manifest: Manifest, options: ExportOptions) -> Manifest:
@@ -201,9 +204,7 @@ def _precise(
     if manifest.target == "cpu":
         network = cpu_network(network)
 
-    def finish(made: onnx.ModelProto) -> bytes:
-        return _artifact(made, manifest)
-
+    finish = functools.partial(_artifact, manifest=manifest)
     with temporary_folder() as folder:
         try:
             images = _precision_images(manifest, options, folder)
@@ -228,14 +229,6 @@ def _accuracy(report: PrecisionReport) -> Accuracy:
         map50_95_before=report.before.map50_95,
         map50_95_after=report.after.map50_95,
     )
-
-
-def _described(content: bytes, manifest: Manifest) -> bytes:
-    """The artifact with that manifest inside."""
-    model = onnx.ModelProto.FromString(content)
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, {**metadata, METADATA_KEY: manifest.to_json()})
-    return bytes(model.SerializeToString())
 
 
 def _precision_images(manifest: Manifest, options: ExportOptions, folder: Path) -> PrecisionImages:
@@ -334,12 +327,12 @@ def _ultralytics_head(
         try:
             head, manifest = head_from_onnx(exported, imgsz_hw=imgsz_hw, batch=batch)
         except InputError as error:
-            said = str(error).replace(str(exported), f"what Ultralytics made of {source}")
+            said = str(error).replace(str(exported), f"Ultralytics' export of {source}")
             raise UnsupportedModelError(said) from error
     return head, dataclasses.replace(manifest, exporter="ultralytics"), own
 
 
-def _checked(head: bytes, deploy: bytes, frames: Frames, source: Path) -> Parity:
+def _parity(head: bytes, deploy: bytes, frames: Frames, source: Path) -> Parity:
     try:
         return check_parity(head, deploy, frames)
     except MissingDependencyError as error:
@@ -352,18 +345,17 @@ def _checked(head: bytes, deploy: bytes, frames: Frames, source: Path) -> Parity
         ) from error
 
 
-def _serialized(model: onnx.ModelProto, manifest: Manifest) -> bytes:
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, {**metadata, METADATA_KEY: manifest.to_json()})
+def _checked_graph(model: onnx.ModelProto, manifest: Manifest) -> bytes:
+    """The model's bytes, its manifest inside, once ONNX's checker has passed them."""
+    content = serialized(model, {METADATA_KEY: manifest.to_json()})
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(content, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        detail = str(error).strip().splitlines()[0]
         raise ExportError(
-            f"the graph made from {manifest.source} does not hold together ({detail}); "
+            f"the graph made from {manifest.source} is not valid ONNX ({first_line(error)}); "
             "nothing was written, give the .pt or export the model again"
         ) from error
-    return bytes(model.SerializeToString())
+    return content
 
 
 def _rows(asked: int | None, anchors: int) -> int:

@@ -113,9 +113,22 @@ def dimensions(value: onnx.ValueInfoProto) -> list[int | str]:
     return [dim.dim_value if dim.dim_value > 0 else dim.dim_param for dim in value.type.tensor_type.shape.dim]
 
 
+def text_of(value: str | bytes) -> str:
+    """A text of the file's own, such as a name; what is not UTF-8 is shown as well as it can be."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
 def opset_of(model: onnx.ModelProto) -> int:
     """The version of ONNX's own operator set that a model is written for."""
     return int(next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")))
+
+
+def serialized(model: onnx.ModelProto, added: dict[str, str]) -> bytes:
+    """The model's bytes with entries added to its metadata; the model itself stays as it is."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    helper.set_model_props(copy, {entry.key: entry.value for entry in model.metadata_props} | added)
+    return bytes(copy.SerializeToString())
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -138,17 +151,19 @@ def sort_nodes(graph: onnx.GraphProto) -> bool:
         order = list(graphlib.TopologicalSorter(dict(enumerate(needed))).static_order())
     except graphlib.CycleError:
         return False
-    if any(maker > index for index, makers_ in enumerate(needed) for maker in makers_):
+    if any(max(read, default=-1) > index for index, read in enumerate(needed)):
         nodes = [graph.node[index] for index in order]
         del graph.node[:]
         graph.node.extend(nodes)
     return all([sort_nodes(inner) for node in graph.node for inner in subgraphs(node)])
 
 
-def _read_by(node: onnx.NodeProto) -> Iterator[str]:
+def _read_by(node: onnx.NodeProto) -> set[str]:
     """The tensors that a node reads, those that its subgraphs read from outside included."""
-    yield from node.input
+    names = set(node.input)
     for inner in subgraphs(node):
-        for each in inner.node:
-            yield from _read_by(each)
-        yield from (value.name for value in inner.output)
+        own = {value.name for value in (*inner.input, *inner.initializer)}  # names that may occur outside too
+        own = own.union(*(each.output for each in inner.node))
+        read = {value.name for value in inner.output}.union(*(_read_by(each) for each in inner.node))
+        names |= read - own
+    return names

@@ -33,23 +33,18 @@ from trt_yolo.export.records import Record, shown
 from trt_yolo.manifest import MAX_CLASSES
 from trt_yolo.shapes import MAX_SIDE, BatchRange, anchor_count, check_channels
 
-# Heads that no exporter makes a graph of that runs here.
+# Heads of other tasks and families, which no exporter can turn into a graph that runs here; YOLO26's end in 26.
 _TASKS = {
     "Segment": "a segmentation",
-    "Segment26": "a segmentation",
     "SemanticSegment": "a segmentation",
     "YOLOESegment": "a segmentation",
-    "YOLOESegment26": "a segmentation",
     "Pose": "a pose",
-    "Pose26": "a pose",
     "OBB": "an oriented-box",
-    "OBB26": "an oriented-box",
     "Classify": "a classification",
     "Depth": "a depth",
     "RTDETRDecoder": "an RT-DETR",
 }
 _MAX_DEPTH = 20  # of the first convolution; a module that holds itself has no end
-_WRAPPERS = ("module",)  # of DataParallel
 
 
 @dataclass(frozen=True)
@@ -169,10 +164,8 @@ def model_of(content: Any) -> Any:
     model = content
     if isinstance(content, dict):
         model = content.get("ema") if isinstance(content.get("ema"), Record) else content.get("model")
-    for name in _WRAPPERS:
-        if isinstance(model, Record) and isinstance(model.get(name), Record):
-            model = model.get(name)
-    return model
+    wrapped = model.get("module") if isinstance(model, Record) else None  # by DataParallel
+    return wrapped if isinstance(wrapped, Record) else model
 
 
 @contextlib.contextmanager
@@ -198,9 +191,9 @@ def _layers(path: Path, content: Any) -> list[Record]:
     if not layers:
         raise CheckpointError(f"{path} holds a model without layers; save it again with Ultralytics")
     head = layers[-1]
-    if head.class_name in _TASKS:
+    if task := _TASKS.get(head.class_name.removesuffix("26")):
         raise UnsupportedModelError(
-            f"{path} is {_TASKS[head.class_name]} model; this version of trt-yolo exports YOLO detection models, "
+            f"{path} is {task} model; this version of trt-yolo exports YOLO detection models, "
             "such as yolov8n.pt"
         )
     if head.get("one2one_cv2") is not None and head.get("cv2") is None:

@@ -72,9 +72,8 @@ def with_opset(model: onnx.ModelProto, opset: int, *, origin: str) -> onnx.Model
     try:
         converted = onnx.version_converter.convert_version(model, opset)
     except (RuntimeError, ValueError) as error:
-        detail = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{origin} has opset {opset_of(model)} and cannot be brought to {opset} ({detail}); "
+            f"{origin} has opset {opset_of(model)} and cannot be converted to {opset} ({first_line(error)}); "
             f"export it again with opset {opset}, or give the .pt"
         ) from error
     del converted.metadata_props[:]
@@ -98,16 +97,17 @@ def _metadata(model: onnx.ModelProto, path: Path) -> dict[str, str]:
 
 
 def _no_text(path: Path) -> InputError:
-    return InputError(f"{path} has metadata that is no text; export the model again")
+    return InputError(f"{path} has metadata that is not text; export the model again")
 
 
 def _check_input(model: onnx.ModelProto, path: Path) -> None:
     kinds = [value.type.tensor_type.elem_type for value in model.graph.input]
     if len(kinds) != 1 or kinds[0] not in (FLOAT, FLOAT16):
-        given = [onnx.TensorProto.DataType.Name(kind).lower() for kind in kinds]
+        known = {number: name.lower() for name, number in onnx.TensorProto.DataType.items()}
+        given = [known.get(kind, f"of type {kind}") for kind in kinds]
         raise UnsupportedModelError(
             f"{path} is no YOLOv8 model: its inputs are {', '.join(given) or 'none'}; "
-            "needed: one, of floating point (N, 3, H, W)"
+            "needed: one floating-point input (N, 3, H, W)"
         )
 
 
@@ -130,15 +130,16 @@ def _check_asked(
 
 def _channels(graph: onnx.GraphProto) -> int:
     """Channels of an input that does not say: what the convolution that reads it takes, else 3."""
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    readers = [node for node in graph.node if node.op_type == "Conv" and node.input[0] == graph.input[0].name]
-    taken = [stored[node.input[1]].dims[1] for node in readers if node.input[1] in stored]
-    return int(taken[0]) if taken else 3
+    weights = {tensor.name: tensor.dims for tensor in graph.initializer if len(tensor.dims) == 4}
+    for node in graph.node:
+        if node.op_type == "Conv" and node.input[0] == graph.input[0].name and node.input[1] in weights:
+            groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+            return int(weights[node.input[1]][1] * groups)
+    return 3
 
 
 def _infer_outputs(model: onnx.ModelProto, imgsz_hw: tuple[int, int], path: Path) -> None:
     """Gives the outputs the shapes that follow from the input's: by inference, else by one run."""
-    del model.graph.value_info[:]
     for output in model.graph.output:
         for dim in output.type.tensor_type.shape.dim:
             if dim.dim_value <= 0:
@@ -147,7 +148,7 @@ def _infer_outputs(model: onnx.ModelProto, imgsz_hw: tuple[int, int], path: Path
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output
     except _UNSOUND as error:
         raise InputError(
-            f"the shapes of {path} do not fit each other ({first_line(error)}); export it again"
+            f"the shapes of {path} are inconsistent ({first_line(error)}); export it again"
         ) from error
     shapes = [dimensions(output) for output in inferred]
     if len(shapes) == 1 and not all(isinstance(side, int) for side in shapes[0][1:]):

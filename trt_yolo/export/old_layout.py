@@ -32,12 +32,8 @@ def content_of_old_layout(data: bytes) -> Any:
         CheckpointError: Damaged, or written on a big-endian machine.
         UnsafeCheckpointError: The pickle names something outside the allow-list.
     """
-    pickles, end = _pickles(data)
-    system, structure, keys = (
-        RecordUnpickler(io.BytesIO(pickles[2]), _no_memory).load(),
-        pickles[3],
-        RecordUnpickler(io.BytesIO(pickles[4]), _no_memory).load(),
-    )
+    (_, _, facts, structure, key_list), end = _pickles(data)
+    system, keys = (RecordUnpickler(io.BytesIO(one), _no_memory).load() for one in (facts, key_list))
     if not (isinstance(system, dict) and system.get("little_endian") is True):
         raise CheckpointError("it was written on a big-endian machine; save it again on a little-endian one")
     survey = _Survey(io.BytesIO(structure), _no_memory)
@@ -56,7 +52,7 @@ class _Survey(RecordUnpickler):
     def persistent_load(self, pid: Any) -> Any:
         found = super().persistent_load(pid)
         if isinstance(found, Storage) and self.storages.setdefault(found.key, found) != found:
-            raise CheckpointError("a storage is of two types")
+            raise CheckpointError("a storage has two types")
         return found
 
     def _rebuild_tensor(self, *_: object) -> None:
@@ -77,7 +73,7 @@ def _pickles(data: bytes) -> tuple[list[bytes], int]:
 def _places(data: bytes, position: int, keys: Any, storages: dict[str, Storage]) -> dict[str, slice]:
     """Where the memory of each storage lies."""
     if not isinstance(keys, list) or set(keys) != set(storages):
-        raise CheckpointError("its list of storages is not that of its tensors")
+        raise CheckpointError("its list of storages does not match its tensors")
     places = {}
     for key in keys:
         (count,) = _COUNT.unpack_from(data, position)
@@ -90,4 +86,4 @@ def _places(data: bytes, position: int, keys: Any, storages: dict[str, Storage])
 
 
 def _no_memory(storage: Storage) -> bytes:
-    raise CheckpointError("a tensor stands where none belongs")
+    raise CheckpointError("it has a tensor where none belongs")

@@ -1,7 +1,7 @@
-"""A model from an ONNX file, in the form that the standard wants: nodes in order, functions unfolded, sides named.
+"""A model from an ONNX file, in the form that the standard asks for: nodes in order, functions inlined.
 
 Enters: the path of an `.onnx`. Leaves: the model, or an error that says what the file is instead. Knows no YOLO.
-What ONNX Runtime runs is never called damaged: it takes much that the standard does not.
+What ONNX Runtime runs is never called damaged: it accepts much that the standard does not.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from google.protobuf.message import DecodeError
 
 from trt_yolo.backends.onnxruntime import open_session
 from trt_yolo.errors import BackendError, InputError, MissingDependencyError, UnsupportedModelError
-from trt_yolo.export.graph import NEWEST_IR, sort_nodes, subgraphs
+from trt_yolo.export.graph import NEWEST_IR, sort_nodes, subgraphs, text_of
 from trt_yolo.file_kinds import kind_of
 from trt_yolo.paths import absence
 
-MAX_BYTES = (1 << 31) - 1  # of a protobuf message
+_MAX_BYTES = (1 << 31) - 1  # of a protobuf message
 MOST_NODES = 100_000  # with all functions unfolded
 _LEAST_IR = 8  # before 4, stored tensors are inputs
 _OWN_DOMAINS = ("", "ai.onnx")
@@ -33,22 +33,20 @@ def model_from_file(path: Path) -> onnx.ModelProto:
 
     Raises:
         InputError: No such file, no ONNX model, or its weights are missing.
-        UnsupportedModelError: It has operators that are not ONNX's own, or ONNX Runtime runs it and it is not valid.
+        UnsupportedModelError: It has operators that are not part of ONNX, or ONNX Runtime runs it and it is not valid.
     """
     model = parsed_model(path)
     _read_weights(model, path)
     if unfolds_too_far(model):
         raise InputError(
-            f"{path} is damaged: its functions call each other in a circle, or unfold to more than "
+            f"{path} is damaged: its functions call each other recursively, or unfold to more than "
             f"{MOST_NODES:,} nodes; export the model again"
         )
     try:
         model = onnx.inliner.inline_local_functions(model) if model.functions else model
         _check_operators(model, path)
         if not sort_nodes(model.graph):
-            raise InputError(
-                f"{path} is damaged: its nodes read each other in a circle; export the model again"
-            )
+            raise InputError(f"{path} is damaged: its nodes form a cycle; export the model again")
         model.graph.name = model.graph.name or "graph"
         model.ir_version = min(max(model.ir_version, _LEAST_IR), NEWEST_IR)
         _take_stored_inputs_away(model.graph)
@@ -77,9 +75,9 @@ def parsed_model(path: Path) -> onnx.ModelProto:
         if size == 0:
             raise InputError(f"{path} is empty; export the model again")
         _check_kind(path)
-        if size > MAX_BYTES:
+        if size > _MAX_BYTES:
             raise InputError(
-                f"{path} is no ONNX model: it has {size / 1e9:.1f} GB, and 2.1 GB is the most that one can have"
+                f"{path} is no ONNX model: it has {size / 1e9:.1f} GB, and an ONNX file has at most 2.1 GB"
             )
         model.ParseFromString(path.read_bytes())
     except (DecodeError, UnicodeDecodeError) as error:
@@ -98,7 +96,7 @@ def parsed_model(path: Path) -> onnx.ModelProto:
 def files_outside(model: onnx.ModelProto, path: Path) -> tuple[list[Path], list[str]]:
     """The files that weights are kept in, and a line for each that cannot be had."""
     places = {
-        entry.value if isinstance(entry.value, str) else entry.value.decode("utf-8", "replace")
+        text_of(entry.value)
         for tensor in stored_tensors(model.graph)
         if tensor.data_location == onnx.TensorProto.EXTERNAL
         for entry in tensor.external_data
@@ -109,7 +107,8 @@ def files_outside(model: onnx.ModelProto, path: Path) -> tuple[list[Path], list[
         parts = PurePosixPath(place), PureWindowsPath(place)
         if any(part.is_absolute() or ".." in part.parts for part in parts):
             problems.append(
-                f"its weights are said to be outside its folder, in {place}: they are not looked at"
+                f"its weights are in {place}, outside its folder, which is not read; "
+                "save the model again with its weights beside it"
             )
         elif not os.path.isfile(path.parent / place):
             problems.append(f"its weights are in {place}, which is missing; copy it beside the model")
@@ -136,9 +135,9 @@ def _check_kind(path: Path) -> None:
 def _read_weights(model: onnx.ModelProto, path: Path) -> None:
     files, problems = files_outside(model, path)
     if problems:
-        raise InputError(f"{path} is not whole: {problems[0]}")
+        raise InputError(f"{path} is incomplete: {problems[0]}")
     size = path.stat().st_size + sum(file.stat().st_size for file in files)
-    if size > MAX_BYTES:
+    if size > _MAX_BYTES:
         raise InputError(
             f"{path} has {size / 1e9:.1f} GB of weights, and no more than 2.1 GB can be exported"
         )
@@ -151,28 +150,28 @@ def _read_weights(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _check_operators(model: onnx.ModelProto, path: Path) -> None:
-    nodes = all_nodes(model.graph.node)
+    nodes = _all_nodes(model.graph.node)
     foreign = sorted({f"{node.domain}.{node.op_type}" for node in nodes if node.domain not in _OWN_DOMAINS})
     if foreign:
         more = f" and {len(foreign) - _LISTED} more" if len(foreign) > _LISTED else ""
         raise UnsupportedModelError(
-            f"{path} has operators that are not ONNX's own: {', '.join(foreign[:_LISTED])}{more}; give the graph "
+            f"{path} has operators that are not part of ONNX: {', '.join(foreign[:_LISTED])}{more}; give the graph "
             "as it was before it was optimized or extended for one runtime, or the .pt"
         )
 
 
-def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     """Nodes, and those of the graphs inside them."""
     for node in nodes:
         yield node
         for inner in subgraphs(node):
-            yield from all_nodes(inner.node)
+            yield from _all_nodes(inner.node)
 
 
 def unfolds_too_far(model: onnx.ModelProto) -> bool:
     """Whether a few functions that call each other stand for endlessly many nodes."""
     calls = {
-        (function.domain, function.name): [(node.domain, node.op_type) for node in all_nodes(function.node)]
+        (function.domain, function.name): [(node.domain, node.op_type) for node in _all_nodes(function.node)]
         for function in model.functions
     }
     sizes = dict.fromkeys(calls, 1)
@@ -218,7 +217,7 @@ def _invalid(path: Path, error: Exception) -> InputError:
     except (BackendError, MissingDependencyError):
         return InputError(f"{path} is damaged or no ONNX model ({_short(error)}); export or copy it again")
     return UnsupportedModelError(
-        f"{path} runs in ONNX Runtime, but is no valid ONNX, which the export needs ({_short(error)}); "
+        f"{path} runs in ONNX Runtime, but is not valid ONNX, which the export needs ({_short(error)}); "
         "give the .pt, or export it again with another version of the exporter"
     )
 

@@ -98,7 +98,7 @@ class Record:
 
     def __setitem__(self, key: object, value: object) -> None:
         if not isinstance(key, str):
-            raise CheckpointError(f"an entry of its {self.class_path} is called by a {type(key).__name__}")
+            raise CheckpointError(f"a key of its {self.class_path} is of type {type(key).__name__}")
         self._attributes[key] = value
 
     def __getattr__(self, name: str) -> Any:
@@ -189,7 +189,7 @@ class RecordUnpickler(pickle.Unpickler):
             return self._record(class_path)
         if repository := _REPOSITORIES.get(module.partition(".")[0]):
             raise UnsupportedModelError(
-                f"is a checkpoint of {repository} ({shown(class_path)}), whose models trt-yolo does not take; "
+                f"is a checkpoint of {repository} ({shown(class_path)}), whose models trt-yolo does not support; "
                 "give one that Ultralytics' package trained, such as yolov8n.pt or yolov5nu.pt"
             )
         raise UnsafeCheckpointError(_forbidden(class_path))
@@ -204,7 +204,7 @@ class RecordUnpickler(pickle.Unpickler):
         if pid[5:] not in ((), (None,)):
             raise CheckpointError("a storage is part of another, as before PyTorch 0.4")
         if not isinstance(pid[1], StorageType) or not isinstance(pid[2], str):
-            raise CheckpointError("a tensor's storage is of no type that torch has")
+            raise CheckpointError("a tensor's storage has a type that torch does not know")
         return Storage(key=pid[2], kind=pid[1])
 
     def _method(self, owner: object, name: object, *_: object) -> type[Record]:
@@ -220,7 +220,7 @@ class RecordUnpickler(pickle.Unpickler):
 
     def _record(self, class_path: str) -> type[Record]:
         if len(class_path) > _MAX_NAME:
-            raise CheckpointError(f"it names a class by more than {_MAX_NAME} characters")
+            raise CheckpointError(f"it names a class with more than {_MAX_NAME} characters")
         if class_path not in self._records:
             self._records[class_path] = type(
                 class_path.rpartition(".")[2], (Record,), {"class_path": class_path, "__slots__": ()}

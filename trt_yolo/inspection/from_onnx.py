@@ -14,16 +14,16 @@ import onnx
 from google.protobuf.message import EncodeError
 from onnx import helper
 
-from trt_yolo.errors import BackendError, InputError
-from trt_yolo.export.graph import sort_nodes
+from trt_yolo.backends.onnxruntime import open_session
+from trt_yolo.errors import BackendError, InputError, MissingDependencyError
+from trt_yolo.export.graph import sort_nodes, text_of
 from trt_yolo.export.onnx_file import MOST_NODES, files_outside, parsed_model, stored_tensors, unfolds_too_far
 from trt_yolo.inspection.inspection import DEQUANTIZE, QUANTIZE, Inspection, Tensor
-from trt_yolo.inspection.onnx_layers import Graph, graph_of, tensor_of, text_of
+from trt_yolo.inspection.onnx_layers import Graph, graph_of, tensor_of
 from trt_yolo.manifest import METADATA_KEY, Manifest, manifest_from_json, manifest_from_ultralytics
 
 _LARGEST_SESSION = 100 << 20  # bytes; more takes seconds to load
 _SHAPES_AT_MOST = 1024  # elements: larger tensors are weights, which say nothing about shapes
-_FATAL_ONLY = 4
 _LONGEST_FACT = 200
 _MOST_METADATA = 20
 _UNSOUND = (
@@ -43,7 +43,7 @@ def inspection_from_onnx(path: Path) -> Inspection:
     manifest = _manifest(model, path, notes)
     facts = _facts(model, outside)
     if unfolds_too_far(model):
-        why_not = f"its functions call each other in a circle, or unfold to more than {MOST_NODES:,} nodes"
+        why_not = f"its functions call each other recursively, or unfold to more than {MOST_NODES:,} nodes"
         notes.append(f"{why_not}: shapes are not inferred")
     else:
         why_not = _why_not(path, model, size)
@@ -149,31 +149,12 @@ def _short(text: str) -> str:
 
 def _why_not(path: Path, model: onnx.ModelProto, size: int) -> str:
     """Why ONNX Runtime does not take the model; empty where it does. Of a large one only its versions are asked."""
+    asked = path if size <= _LARGEST_SESSION else _empty_like(model)
     try:
-        import onnxruntime
-    except ModuleNotFoundError:
-        return "ONNX Runtime is not installed: pip install 'trt-yolo[cpu]'"
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        return f"ONNX Runtime cannot be imported ({type(error).__name__}: {_short(str(error))})"
-    try:
-        _open(str(path) if size <= _LARGEST_SESSION else _empty_like(model))
-    except BackendError as error:
-        return f"ONNX Runtime {onnxruntime.__version__}: {_short(str(error))}"
+        open_session(asked, threads=1, optimize=False)  # folds nothing: a graph may ask for any memory
+    except (BackendError, InputError, MissingDependencyError) as error:
+        return str(error)
     return ""
-
-
-def _open(model: str | bytes) -> None:
-    """Loads a model and lets it go; nothing is folded or run, for a graph may ask for any memory."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = _FATAL_ONLY
-    options.intra_op_num_threads = 1
-    try:
-        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
-    except Exception as error:  # the bindings raise a dozen unrelated classes
-        raise BackendError(str(error) or type(error).__name__) from error
 
 
 def _empty_like(model: onnx.ModelProto) -> bytes:

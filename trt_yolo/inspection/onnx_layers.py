@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import onnx
 
-from trt_yolo.export.graph import subgraphs
+from trt_yolo.export.graph import subgraphs, text_of
 from trt_yolo.inspection.inspection import DEQUANTIZE, QUANTIZE, Layer, Multiplying, Precision, Tensor
 
 UNKNOWN_RANK = ("...",)
@@ -51,11 +51,6 @@ def graph_of(model: onnx.ModelProto) -> Graph:
     found = Graph()
     _Scope(model.graph, found, prefix="", outer=None).read()
     return found
-
-
-def text_of(value: str | bytes) -> str:
-    """A name of the file; what is no UTF-8 is shown as well as it can be."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def tensor_of(value: onnx.ValueInfoProto, *, prefix: str = "") -> Tensor:

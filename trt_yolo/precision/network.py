@@ -110,7 +110,7 @@ def network_of(head: onnx.ModelProto, *, origin: str) -> Network:
     weights = {stored[node.input[1]].data_type for node in found if node.input[1] in stored}
     if graph.input[0].type.tensor_type.elem_type != FLOAT or not weights <= {FLOAT}:
         raise InputError(
-            f"{origin} has half precision already; give the .pt, or a float32 graph (Ultralytics: half=False)"
+            f"{origin} is in half precision already; give the .pt, or a float32 graph (Ultralytics: half=False)"
         )
     for node in found:
         if node.input[1] not in stored:

@@ -61,8 +61,8 @@ class PrecisionReport:
         kept: Layers that were left in floating point.
         bytes_before: Size of the float artifact.
         bytes_after: Size of this one.
-        speedup: How many times as fast as the float artifact, where it was exported; None: not for this processor.
-        instructions: What that processor multiplies 8 bits with; empty where it has nothing for that.
+        speedup: How many times as fast as the float artifact on the exporting machine's processor; None: not measured.
+        instructions: That processor's instructions for int8 products; empty where it has none.
     """
 
     precision: str

@@ -1,6 +1,6 @@
-"""How many times as fast as the float model a precision is, on the processor that this runs on.
+"""The speedup of a low precision over the float model, measured on this machine's processor.
 
-Enters: both artifacts, frames. Leaves: a ratio, and a sentence. Knows no quantization.
+Enters: both artifacts, a frame. Leaves: a ratio, and a sentence. Knows no quantization.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _log = logging.getLogger(__name__)
 def speed_here(
     before: bytes, after: bytes, frame: npt.NDArray[np.uint8], *, threads: int
 ) -> tuple[float, str]:
-    """`speedup`, and what this processor multiplies 8 bits with; the log warns where INT8 is not worth it.
+    """The result of `speedup` and the processor's int8 instructions; warns where INT8 is not worth it.
 
-    Arguments are those of `speedup`.
+    The arguments are those of `speedup`.
     """
     ratio = speedup(before, after, frame, threads=threads)
     instructions = int8_instructions(processor(Path("/"))["cpu_flags"])
@@ -40,7 +40,7 @@ def speed_here(
 
 
 def speedup(before: bytes, after: bytes, frame: npt.NDArray[np.uint8], *, threads: int) -> float:
-    """How many times as fast the second artifact is: the middle one of the ratios of runs in turn.
+    """How many times as fast the second artifact is: the median ratio of alternating runs.
 
     Args:
         before: The float artifact, an ONNX file's bytes.
@@ -56,10 +56,10 @@ def speedup(before: bytes, after: bytes, frame: npt.NDArray[np.uint8], *, thread
         calls = [one.bare_call(frames, conf=_CONF, iou=_IOU) for one in (first, second)]
         for call in calls:
             call()
-        return _middle_ratio(*calls)
+        return _median_ratio(*calls)
 
 
-def _middle_ratio(first: Callable[[], object], second: Callable[[], object]) -> float:
+def _median_ratio(first: Callable[[], object], second: Callable[[], object]) -> float:
     ratios: list[float] = []
     until_s = time.perf_counter() + _SECONDS
     while len(ratios) < _LEAST_PAIRS or time.perf_counter() < until_s:
@@ -72,13 +72,13 @@ def _middle_ratio(first: Callable[[], object], second: Callable[[], object]) -> 
 
 
 def speed_in_words(ratio: float, instructions: str) -> str:
-    """What that means for whoever chooses a precision.
+    """The speedup in a sentence, with advice where INT8 is not worth it.
 
     Args:
         ratio: What `speedup` found.
-        instructions: What the processor multiplies 8 bits with; empty where it has nothing for that.
+        instructions: The processor's instructions for int8 products; empty where it has none.
     """
-    has = f"this processor has {instructions}" if instructions else "this processor has no VNNI or its like"
+    has = f"this processor has {instructions}" if instructions else "this processor has no VNNI or similar"
     if ratio >= _WORTH_IT:
         return f"INT8 is {ratio:.2f} times as fast as FP32 here: {has}"
     compared = (
