@@ -30,12 +30,12 @@ def test_without_affinity_they_are_all_that_there_are(
 @pytest.mark.parametrize(
     ("cores", "quota", "count", "reason"),
     [
-        (4, None, 4, "all that there are"),
+        (4, None, 4, "no limit is set"),
         (2, None, 2, "affinity"),
         (4, 0.3, 1, "cgroup quota 0.3"),
         (4, 1.0, 1, "cgroup quota 1"),
         (4, 1.5, 2, "cgroup quota 1.5"),
-        (4, 4.0, 4, "all that there are"),
+        (4, 4.0, 4, "no limit is set"),
         (2, 3.0, 2, "affinity"),
         (2, 1.5, 2, "cgroup quota 1.5"),
     ],

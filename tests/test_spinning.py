@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,12 +30,12 @@ FOUR = Cpus(cores=(0, 1, 2, 3), machine=4)
         (True, FOUR, 9, 9, True, ""),
         (False, FOUR, 2, 1, False, ""),
         ("auto", FOUR, 1, 4, False, ""),
-        ("auto", FOUR, 4, 1, True, "how busy the CPUs are, nobody says"),
-        ("auto", FOUR, 2, 2, True, "nobody says"),
-        ("auto", FOUR, 2, 3, False, "6 threads share 4 CPUs (all that there are)"),
+        ("auto", FOUR, 4, 1, True, "how busy the CPUs are is unknown"),
+        ("auto", FOUR, 2, 2, True, "is unknown"),
+        ("auto", FOUR, 2, 3, False, "6 threads share 4 CPUs (no limit is set)"),
         ("auto", FOUR, 5, 1, False, "5 threads share 4 CPUs"),
         ("auto", Cpus(cores=(0, 1), quota=1.5), 2, 1, False, "2 threads share 1.5 CPUs (cgroup quota 1.5)"),
-        ("auto", Cpus(cores=(0, 1), quota=2.0), 2, 1, True, "nobody says"),
+        ("auto", Cpus(cores=(0, 1), quota=2.0), 2, 1, True, "is unknown"),
     ],
 )
 def test_what_threads_do(
@@ -66,7 +67,7 @@ IDLE, BUSY, HALF, STOLEN = (0, 10, 0), (10, 0, 0), (5, 5, 0), (0, 0, 10)
         ((0, 1, 2, 3), 2, (BUSY, HALF, IDLE, IDLE), True, "1.5 of 4"),
         ((0, 1, 2, 3), 3, (BUSY, HALF, IDLE, IDLE), False, "1.5 of 4"),
         ((2, 3), 2, (BUSY, BUSY, IDLE, IDLE), True, "0.0 of 2"),
-        ((0, 1), 2, ((0, 0, 0), (0, 0, 0)), True, "nobody says"),
+        ((0, 1), 2, ((0, 0, 0), (0, 0, 0)), True, "is unknown"),
     ],
 )
 def test_they_spin_where_nobody_else_wants_their_cpus(
@@ -99,8 +100,8 @@ def company() -> Iterator[None]:
 def test_in_company_they_sleep(company: None, demo_onnx: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO), trt_yolo.load(demo_onnx, provider="cpu") as model:
         assert model.stats().workers[0].about["spin"] == "off"
-    (line,) = [one for one in caplog.messages if one.startswith("threads that wait")]
-    assert line.startswith("threads that wait sleep: ")
+    (line,) = [one for one in caplog.messages if one.startswith("waiting threads")]
+    assert line.startswith("waiting threads sleep: ")
     assert line.endswith("CPUs are busy with something else")
 
 
@@ -150,7 +151,7 @@ def test_on_a_gpu_auto_sleeps(spin: Spin, wanted: bool) -> None:
     assert GpuOptions(spin=spin).of_backend()["spin"] is wanted
 
 
-def test_spin_is_one_of_three(demo_onnx: Path) -> None:
-    wrong: Spin = "on"  # type: ignore[assignment]
-    with pytest.raises(InputError, match="spin is 'on'; give True, False or 'auto'"):
+@pytest.mark.parametrize("wrong", ["on", 1, None], ids=str)
+def test_spin_is_one_of_three(wrong: Any, demo_onnx: Path) -> None:
+    with pytest.raises(InputError, match=f"spin is {wrong!r}; give True, False or 'auto'"):
         trt_yolo.load(demo_onnx, spin=wrong)

@@ -1,4 +1,4 @@
-"""What measuring costs, and whether it says what is: the bench beside a plain loop over the same stream, in turn.
+"""What measuring costs, and whether the figure is right: the bench beside a plain loop over the same stream, in turn.
 
 python tools/bench_cost.py                 # the demo model
 python tools/bench_cost.py yolov8n.onnx 2  # another one, with 2 workers of 1 thread

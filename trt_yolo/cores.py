@@ -39,7 +39,7 @@ class Cpus:
         """What makes them so many, in words."""
         if self.quota is not None and self.quota < len(self.cores):
             return f"cgroup quota {self.quota:g}"
-        return "affinity" if len(self.cores) < self.machine else "all that there are"
+        return "affinity" if len(self.cores) < self.machine else "no limit is set"
 
 
 def usable_cpus(root: Path = Path("/")) -> Cpus:

@@ -44,7 +44,7 @@ def spins_on_cpu(
         return False, f"{total} threads share {limit:g} CPUs ({cpus.reason})"
     busy = _busy_cpus(cpus, root)
     if busy is None:
-        return True, "how busy the CPUs are, nobody says"
+        return True, "how busy the CPUs are is unknown"
     state = f"{busy:.1f} of {len(cpus.cores)} CPUs are busy with something else"
     return len(cpus.cores) - busy >= total - _BACKGROUND, state
 
@@ -56,7 +56,7 @@ def spins_here(threads: int) -> bool:
 
 
 def _busy_cpus(cpus: Cpus, root: Path) -> float | None:
-    """How many of these CPUs were at work during a moment; None where nobody counts."""
+    """How many of these CPUs were at work during a moment; None where it is unknown."""
     before = _ticks(cpus, root)
     time.sleep(_MOMENT_S if any(before) else 0)
     after = _ticks(cpus, root)

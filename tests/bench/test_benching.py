@@ -6,6 +6,7 @@ import dataclasses
 import json
 import signal
 import threading
+import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tests.bench.subjects import null_spec, on_a_noisy_machine
 from trt_yolo.bench.advice import advice_for
 from trt_yolo.bench.baseline import read_baseline
 from trt_yolo.bench.benching import Bench
-from trt_yolo.bench.measuring import Plan, Progress
+from trt_yolo.bench.measuring import Plan, Progress, measure
 from trt_yolo.bench.options import BenchOptions
 from trt_yolo.bench.page import page_of
 from trt_yolo.bench.reporting import Collected, Sample, best_of, run_of
@@ -88,6 +89,21 @@ def test_the_report_is_json_and_says_what_was_measured(paths: list[Path]) -> Non
     assert offline["scopes"]["e2e"]["latency_ms"] is None
     assert offline["scopes"]["e2e"]["stages_ms"]["engine"] == pytest.approx(20, rel=0.1)
     assert single["model"]["precision"] == "fp32"
+
+
+def test_progress_ends_with_the_last_window() -> None:
+    """A quarter of each window does not count, so that there are more of them than were asked for."""
+    told: list[Progress] = []
+    window = Window(started_s=0, seconds=0.75, images=100)
+    contenders: Any = [
+        types.SimpleNamespace(name=name, is_continuous=False, window=lambda _: window) for name in "AB"
+    ]
+    measure(contenders, Plan(seconds=10.0, windows=10), say=told.append)
+    shares = [one.share for one in told if not one.is_warm_up]
+    assert len(shares) == 2 * 14
+    assert shares == sorted(set(shares))
+    assert shares[-1] == 1
+    assert "".join(one.name for one in told if not one.is_warm_up)[:8] == "ABBAABBA"
 
 
 @on_a_noisy_machine
@@ -332,7 +348,7 @@ def test_numbers_that_there_are_none_for_are_null(paths: list[Path]) -> None:
         ("engine", "offline", {"workers": 2}, False),
     ],
 )
-def test_what_contains_the_engine_and_is_faster_is_an_error_of_measurement(
+def test_what_contains_the_engine_and_is_faster_is_a_measurement_error(
     faster: str, name: ScenarioName, more: dict[str, Any], is_error: bool
 ) -> None:
     """By 16%, as a count from answer to answer once said."""
@@ -347,7 +363,7 @@ def test_what_contains_the_engine_and_is_faster_is_an_error_of_measurement(
     (ratio,) = run.ratios.values()
     assert ratio.is_error == is_error
     report = reports.report(run)
-    said = [line for line in advice_for(report) if line.startswith("ERROR OF MEASUREMENT")]
+    said = [line for line in advice_for(report) if line.startswith("MEASUREMENT ERROR")]
     assert len(said) == is_error
     assert ("measurement error (1.16" in "".join(map(str, tables_of(report)))) == (
         is_error and faster == "e2e"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ import numpy as np
 import pytest
 
 from tests.bench.pipeline import Pipeline
+from trt_yolo.bench.bare_engine import BareEngine
 from trt_yolo.bench.files_to_detections import FilesToDetections
-from trt_yolo.bench.flow import ROUNDS, Flow
+from trt_yolo.bench.flow import ROUNDS, SETTLING, Flow
+from trt_yolo.bench.recovery import WithKills
 from trt_yolo.bench.scenario import Scenario
 from trt_yolo.bench.slot_to_slot import SlotToSlot
 from trt_yolo.bench.window import Contender, Window
+from trt_yolo.errors import BackendError
 
 OFFLINE = Scenario(name="offline")
 SERVICE_S = 0.275
@@ -89,3 +94,38 @@ def test_evenly_spaced_losses_count_as_many_wherever_they_lie(first_s: float) ->
         if (now_s - first_s) % 2.0 >= 0.5:
             flow.note()
     assert flow.window().images_per_s == pytest.approx(750, rel=0.005)
+
+
+@pytest.mark.parametrize("counted", [1.0, 1 - SETTLING])
+def test_whole_periods_of_kills_are_counted(counted: float) -> None:
+    asked_s: list[float] = []
+    contender: Any = types.SimpleNamespace(window=asked_s.append)
+    model: Any = types.SimpleNamespace(ready_pids=[], workers=0)
+    killing = WithKills(contender, model, every_s=0.5, seed=0, counted=counted)
+    for seconds in (0.1, 1.0, 2.0, 3.1):
+        killing.window(seconds)
+    periods = [counted * seconds / 0.5 for seconds in asked_s]
+    assert periods == pytest.approx([2, 2, 4, 6] if counted == 1 else [2, 2, 3, 5])
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_session_that_fails_ends_the_others(broken: int) -> None:
+    def fail() -> None:
+        raise BackendError("no memory")
+
+    calls: list[Callable[[], None]] = [
+        functools.partial(time.sleep, 0.001),
+        functools.partial(time.sleep, 0.001),
+    ]
+    calls[broken] = fail
+    batch = types.SimpleNamespace(minimum=1)
+    backends: Any = [
+        types.SimpleNamespace(
+            manifest=types.SimpleNamespace(batch=batch), bare_call=lambda *_, call=call, **__: call
+        )
+        for call in calls
+    ]
+    engine = BareEngine(backends, np.zeros((1, 8, 8, 3), np.uint8), batch=1, scenario=OFFLINE)
+    with pytest.raises(BackendError, match="no memory"):
+        engine.window(60)

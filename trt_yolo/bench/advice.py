@@ -179,7 +179,7 @@ def _about_trust(report: Report) -> Iterator[str]:
 def _about_error(run: Run, names: str, ratio: Ratio) -> str:
     one, other = names.split("/")
     return (
-        f"ERROR OF MEASUREMENT in {run.model.name}, {run.scenario['label']}: {one} came out {ratio.ratio:.2f} "
+        f"MEASUREMENT ERROR in {run.model.name}, {run.scenario['label']}: {one} came out {ratio.ratio:.2f} "
         f"[{ratio.low:.2f}, {ratio.high:.2f}] times as fast as {other}, which it contains. Other programs may have "
         "run meanwhile: measure again, with a longer --duration."
     )

@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -72,42 +73,26 @@ class BareEngine:
     def _together(self, seconds: float) -> Window:
         """All sessions at once, each call after call."""
         flow = Flow(seconds, round_images=len(self._calls) * self._batch)
-        errors: list[BaseException] = []
         over = threading.Event()
-        threads = [
-            threading.Thread(target=self._call_on, args=(calls, flow, over, errors), daemon=True)
-            for calls in self._calls
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            for thread in threads:
-                thread.join()
-        finally:  # interrupted: each ends its call before the sessions are closed
-            over.set()
-            for thread in threads:
-                thread.join()
-        if errors:
-            raise errors[0]
+        with ThreadPoolExecutor(len(self._calls), "trt-yolo-engine") as threads:
+            sessions = [threads.submit(self._call_on, calls, flow, over) for calls in self._calls]
+            try:
+                for session in sessions:
+                    session.result()
+            finally:  # interrupted: each ends its call before the sessions are closed
+                over.set()
         window = flow.window()
         call_ms = 1e3 * len(self._calls) * self._batch / window.images_per_s
         return dataclasses.replace(window, stages=StageTimes(infer=call_ms))
 
-    def _call_on(
-        self,
-        calls: Iterator[Callable[[], object]],
-        flow: Flow,
-        over: threading.Event,
-        errors: list[BaseException],
-    ) -> None:
+    def _call_on(self, calls: Iterator[Callable[[], object]], flow: Flow, over: threading.Event) -> None:
         """One session's thread."""
         try:
             while not flow.is_over and not over.is_set():
                 next(calls)()
                 flow.note(self._batch)
-        except Exception as error:  # noqa: BLE001  raised where it is waited for
-            errors.append(error)
-            over.set()  # the others would wait for its answers
+        finally:
+            over.set()  # one that fails ends the others
 
 
 def bare_calls(backend: Backend, frames: npt.NDArray[np.uint8], batch: int) -> Iterator[Callable[[], object]]:

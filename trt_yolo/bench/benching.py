@@ -17,6 +17,7 @@ from trt_yolo.bench.advice import advice_for
 from trt_yolo.bench.baseline import against_baseline, check_loads, read_baseline
 from trt_yolo.bench.files_to_detections import FilesToDetections
 from trt_yolo.bench.finding import find_rate
+from trt_yolo.bench.flow import SETTLING
 from trt_yolo.bench.machine import Meanwhile, machine_record
 from trt_yolo.bench.measuring import Measured, Plan, Say, Seen, measure
 from trt_yolo.bench.options import BenchOptions
@@ -254,7 +255,8 @@ class Bench:
         if every_s is None or scenario.is_open:
             return None
         quiet = FilesToDetections(subject.model, subject.paths, scenario, tolerates=True)
-        killing = WithKills(quiet, subject.model, every_s=every_s, seed=self.options.seed)
+        counted = 1 - SETTLING if scenario.name == "offline" else 1.0
+        killing = WithKills(quiet, subject.model, every_s=every_s, seed=self.options.seed, counted=counted)
         table.append((killing, run, killing.name))
         return killing
 

@@ -1,8 +1,8 @@
 """The rate of answers that come in bunches: workers in step answer together, then nothing comes for a while.
 
-From one answer to another a count holds up to a bunch too many, in every window, so that no interval shows it. Here
+A count from one answer to another holds up to a bunch too many, in every window, so that no interval shows it. Here
 both ends are moments, and an answer counts by where it lies between them: nothing at the ends, twice in the middle
-(a Hann window). Of answers that come once in a period, the rate is exact to 1 / (pi n^3) with n periods in the
+(a Hann window). Of answers that come once in a period, the rate is exact to 2 / (pi n^3) with n periods in the
 window, whatever their phase.
 
 Enters: a moment for each answer. Leaves: a `Window`. Knows no models.
@@ -26,7 +26,7 @@ SETTLING = 0.25
 
 
 class Flow:
-    """Answers of something that is kept busy. Safe from many threads.
+    """Counts the answers of something that is kept busy. Many threads may note answers at once.
 
     Args:
         seconds: For how long it is kept busy, at least.

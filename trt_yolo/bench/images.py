@@ -22,10 +22,10 @@ DEMO_SIDE = 256
 
 
 def readable(data: str, tell: Callable[[str], None]) -> list[Path]:
-    """The images of a file, folder or pattern that can be read; `tell` is called of each other.
+    """The images of a file, folder or pattern that can be read; calls `tell` with a line about each of the others.
 
     Raises:
-        InputError: There are none of that name.
+        InputError: There are no images of that name.
     """
     paths = []
     for path in find_images([data]):

@@ -30,8 +30,9 @@ class Plan:
     Attributes:
         seconds: For each contender, warm-up not counted, at the least.
         min_count: Queries (images, where a load has none) of each contender, at the least.
-        windows: In how many windows, at the most; fewer where they would be shorter than a quarter of a second, or
-            where a slow model's are longer than asked for: at least 6, but no more than this.
+        windows: Into how many windows `seconds` are divided, at the most; fewer where they would be shorter than a
+            quarter of a second. A slow model's windows are longer, and fewer: at least 6, or as many as this. Where
+            a part of each window does not count, there are more.
         warm_up_s: The longest warm-up of each contender, in seconds; None: as long as half of `seconds`, at least
             half a second and at most 5.
 
@@ -56,7 +57,7 @@ class Plan:
 
     @property
     def count(self) -> int:
-        """In how many windows each contender is measured."""
+        """Into how many windows the time is divided."""
         return min(self.windows, max(_LEAST_WINDOWS, int(self.seconds / _SHORTEST_S)))
 
     @property
@@ -89,17 +90,14 @@ class Seen:
         """Images a second, by window."""
         return [window.images_per_s for window in self.windows]
 
-    def needs_more(self, plan: Plan) -> bool:
-        """Whether it has not been measured for long enough, or often enough."""
+    def share(self, plan: Plan) -> float:
+        """How much of what is wanted has been measured, 0 to 1: windows, time and queries."""
         if self.contender.is_continuous:
-            return not self.windows
+            return float(bool(self.windows))
         count = sum(len(window.queries) or window.images for window in self.windows)
         seconds = sum(window.seconds for window in self.windows)
-        return (
-            len(self.windows) < min(plan.windows, _LEAST_WINDOWS)
-            or seconds < plan.seconds
-            or count < plan.min_count
-        )
+        windows = len(self.windows) / min(plan.windows, _LEAST_WINDOWS)
+        return min(1.0, windows, seconds / plan.seconds, count / plan.min_count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,10 +166,11 @@ def measure(
         for seen in measured.seen:
             seen.warm_up = warm_up(warmed_by(seen.contender), plan, tell)
         measured.began_s = time.perf_counter()
-        for seen, share in _turns(measured.seen, plan):
+        for seen in _turns(measured.seen, plan):
             with (around or _nothing_around)(seen.contender):
                 window = seen.contender.window(_share_s(seen, plan))
             seen.windows.append(window)
+            share = sum(one.share(plan) for one in measured.seen) / len(measured.seen)
             tell(Progress(name=seen.name, share=share, images_per_s=window.images_per_s))
     except KeyboardInterrupt:
         measured.is_partial = True
@@ -203,15 +202,13 @@ def _share_s(seen: Seen, plan: Plan) -> float:
     return plan.seconds if seen.contender.is_continuous else plan.window_s
 
 
-def _turns(all_seen: Sequence[Seen], plan: Plan) -> Iterator[tuple[Seen, float]]:
-    """Whose turn it is, and the share that is done then; every other round backwards, so that none is always first."""
+def _turns(all_seen: Sequence[Seen], plan: Plan) -> Iterator[Seen]:
+    """Whose turn it is; every other round backwards, so that none is always first."""
     for number in range(_MOST_ROUNDS):
-        needy = [seen for seen in all_seen if seen.needs_more(plan)]
+        needy = [seen for seen in all_seen if seen.share(plan) < 1]
         if not needy:
             return
-        for position, seen in enumerate(needy if number % 2 == 0 else reversed(needy)):
-            rounds = number + (position + 1) / len(needy)
-            yield seen, min(1.0, rounds / max(plan.count, number + 1))
+        yield from needy if number % 2 == 0 else reversed(needy)
 
 
 def _silent(_: Progress) -> None:

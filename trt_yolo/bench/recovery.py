@@ -12,7 +12,6 @@ import signal
 import threading
 import time
 
-from trt_yolo.bench.flow import SETTLING
 from trt_yolo.bench.result import Recovery
 from trt_yolo.bench.statistics import ratio_of
 from trt_yolo.bench.window import Contender, Window
@@ -34,27 +33,30 @@ class WithKills:
         model: Its model, with worker processes.
         every_s: Seconds from one kill to the next.
         seed: Of which worker it hits.
+        counted: The share of a window that the contender counts, up to its end.
     """
 
     name = "e2e with kills"
     is_continuous = False
 
-    def __init__(self, contender: Contender, model: Model, *, every_s: float, seed: int) -> None:
+    def __init__(
+        self, contender: Contender, model: Model, *, every_s: float, seed: int, counted: float = 1.0
+    ) -> None:
         self.kills = 0
         self.ready_ms: list[float] = []
-        self._contender, self._model, self._every_s = contender, model, every_s
+        self._contender, self._model, self._every_s, self._counted = contender, model, every_s, counted
         self._chance = random.Random(seed)  # noqa: S311  no secret
         self._next_s = time.perf_counter() + every_s
 
     def window(self, seconds: float) -> Window:
-        """See `Contender`; it holds two kills or more, evenly spaced, which together count for as many."""
-        kills = max(2, round((1 - SETTLING) * seconds / self._every_s))
+        """See `Contender`; what is counted holds two kills or more, evenly spaced."""
+        kills = max(2, round(self._counted * seconds / self._every_s))
         stopped = threading.Event()
         thread = threading.Thread(target=self._kill, args=(stopped,), daemon=True)
         self._next_s = time.perf_counter() + self._every_s / 2
         thread.start()
         try:
-            return self._contender.window(kills * self._every_s / (1 - SETTLING))
+            return self._contender.window(kills * self._every_s / self._counted)
         finally:
             stopped.set()
             thread.join()

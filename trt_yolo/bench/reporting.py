@@ -101,13 +101,13 @@ def _ratios(figures: Mapping[str, Figures], setting: Setting, scenario: Scenario
         is_in_turn = not scenario.is_open or "e2e" not in (one, other)
         ratio = (ratio_of if is_in_turn else unpaired_ratio)(ours.windows, theirs.windows)
         if ratio is not None:
-            is_error = ratio.low > 1 and _contains(one, other, setting, scenario)
+            is_error = ratio.low > 1 and _is_contained(other, setting, scenario)
             found[f"{one}/{other.removeprefix(PEER)}"] = dataclasses.replace(ratio, is_error=is_error)
     return found
 
 
-def _contains(one: str, other: str, setting: Setting, scenario: Scenario) -> bool:
-    """Whether a scope does all that another does, on no more sessions, so that it cannot be faster."""
+def _is_contained(other: str, setting: Setting, scenario: Scenario) -> bool:
+    """Whether whatever is beside it does all that it does, on no more sessions, so that it cannot be faster."""
     if other.startswith(PEER):
         return False
     if other == "infer":

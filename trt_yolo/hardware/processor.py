@@ -10,7 +10,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from trt_yolo.cgroups import cpu_quota
 from trt_yolo.cores import usable_cpus
 
 _FLAGS = (
@@ -39,16 +38,16 @@ def processor(root: Path) -> dict[str, Any]:
     Args:
         root: Where `/proc` and `/sys` lie.
     """
-    info = _read(root / "proc/cpuinfo")
+    cpus, info = usable_cpus(root), _read(root / "proc/cpuinfo")
     flags = set(_field(info, "flags").split() + _field(info, "Features").split())
     board = _read(root / "proc/device-tree/model").rstrip("\0") or _field(info, "Model")
     return {
         "cpu": _field(info, "model name") or _arm_cores(info) or _field(info, "Hardware") or board or None,
         "board": board or None,
-        "cores": len(usable_cpus().cores),
+        "cores": len(cpus.cores),
         "cores_of_machine": len(re.findall(r"^processor\s*:", info, re.MULTILINE)) or os.cpu_count(),
         "smt": _switch(root / "sys/devices/system/cpu/smt/active"),
-        "cpu_limit": cpu_quota(root),
+        "cpu_limit": cpus.quota,
         "cpu_flags": [flag for flag in _FLAGS if flag in flags],
         "virtual": _is_virtual(root, info, flags),
         "container": _container(root),

@@ -1,4 +1,4 @@
-"""A peer as the bench sees it: a process in a session of its own that is asked for so many images, or seconds.
+"""A peer as the bench sees it: a process in a session of its own, which is asked to run for so many seconds.
 
 Ctrl-C is for the bench alone. The peer and all that it has started end when its stdin does, which they also do if
 the bench is killed; what it writes lies in a folder that goes when it is closed.
@@ -94,8 +94,7 @@ class PeerProcess:
         Raises:
             BackendError: It has ended.
         """
-        steady = self._ask({"seconds": seconds}, seconds + _RUN_S)
-        return Window(started_s=steady["started_s"], seconds=steady["seconds"], images=steady["images"])
+        return Window(**self._ask({"seconds": seconds}, seconds + _RUN_S))
 
     def found(self, images: int) -> list[Rows]:
         """What it finds in the first images: (N, 6) float32 each, x1 y1 x2 y2 score class, source pixels.

@@ -58,9 +58,8 @@ def _serve(name: str, options: PeerOptions, lines: Iterator[str], out: TextIO) -
         for line in lines:
             request = json.loads(line)
             if "find" in request:
-                _say(
-                    {"found": _found(ready, itertools.islice(itertools.cycle(images), request["find"]))}, out
-                )
+                first = itertools.islice(itertools.cycle(images), request["find"])
+                _say({"found": _found(ready, first)}, out)
             else:
                 window = _timed(ready, files, request["seconds"])
                 counted = {"started_s": window.started_s, "images": window.images, "seconds": window.seconds}
