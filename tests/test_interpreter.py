@@ -96,7 +96,7 @@ def test_what_multiprocessing_was_told_comes_first(monkeypatch: pytest.MonkeyPat
         ({"executable": ""}, "sys.executable is '' (a program that embeds Python)"),
         ({"executable": "/no/such/python"}, "/no/such/python does not run (No such file or directory)"),
         ({"executable": "/etc/passwd"}, "/etc/passwd does not run (Permission denied)"),
-        ({"executable": "/app", "frozen": True}, "this program is frozen into one file"),
+        ({"executable": "/app", "frozen": True}, "this program is a frozen executable"),
     ],
     ids=str,
 )
@@ -109,7 +109,7 @@ def test_without_a_python_it_says_what_to_set(
     with pytest.raises(WorkerError) as caught, fresh_python("a:b") as (command, _):
         subprocess.run(command, check=True)
     assert message in str(caught.value)
-    assert "name a Python of this environment with multiprocessing.set_executable(" in str(caught.value)
+    assert "set the Python of this environment with multiprocessing.set_executable(" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

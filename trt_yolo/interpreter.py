@@ -31,7 +31,7 @@ from {module} import {name}
 """
 _DOES_NOT_RUN = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC)
 
-WHAT_TO_SET = "name a Python of this environment with multiprocessing.set_executable('/path/to/python')"
+WHAT_TO_SET = "set the Python of this environment with multiprocessing.set_executable('/path/to/python')"
 
 Plain = str | int | list[str]
 
@@ -76,12 +76,12 @@ def executable() -> str:
     found = multiprocessing.spawn.get_executable() or sys.executable
     if not found:
         raise WorkerError(
-            f"a process of its own needs a Python interpreter, and sys.executable is {found!r} (a program that "
+            f"a child process needs a Python interpreter, but sys.executable is {found!r} (a program that "
             f"embeds Python); {WHAT_TO_SET}"
         )
     if getattr(sys, "frozen", False) and os.fsdecode(found) == sys.executable:
         raise WorkerError(
-            "a process of its own needs a Python interpreter, and this program is frozen into one file; "
+            "a child process needs a Python interpreter, but this program is a frozen executable; "
             f"{WHAT_TO_SET}"
         )
     return os.fsdecode(found)

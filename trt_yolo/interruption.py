@@ -16,9 +16,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Holds both signals back until the block ends; only the main thread gets them.
+    """Holds Ctrl-C and SIGTERM back until the block ends; does nothing outside the main thread, which alone gets them.
 
-    What they raise is then raised when the block is left, so a caller's own `finally` sees all that the block did.
+    What they raise is raised when the block is left, so a caller's own `finally` sees all that the block did.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -28,17 +28,18 @@ def uninterrupted() -> Iterator[None]:
     def hold(number: int, _frame: FrameType | None) -> None:
         held.append(number)
 
-    before = {}
-    try:
-        for number in _SIGNALS:
-            if signal.getsignal(number) is not None:  # None: a handler that is not Python's
-                before[number] = signal.signal(number, hold)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def release() -> None:
         if held:
             signal.raise_signal(held[0])
+
+    with contextlib.ExitStack() as on_exit:  # goes on where a signal comes while handlers are put back
+        on_exit.callback(release)
+        for number in _SIGNALS:
+            before = signal.getsignal(number)
+            if before is not None:  # None: a handler that is not Python's
+                on_exit.callback(signal.signal, number, before)
+                signal.signal(number, hold)
+        yield
 
 
 @contextlib.contextmanager

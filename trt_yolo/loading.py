@@ -84,9 +84,9 @@ def load(
         devices: The GPUs, as CUDA counts; each has so many `workers`.
         streams: Batches that are under way on a GPU at once, in each worker; None: 2.
         graphs: Whether a GPU's batches are captured as CUDA graphs.
-        spin: Wait without sleeping. For a GPU: lowest latency, and a core busy for each worker; `auto` sleeps. On the
-            CPU: threads wait for each other so, which is faster alone and slower in company; `auto` does where all
-            of them have a CPU that nobody uses at the moment of loading, and the log says what it found.
+        spin: Wait without sleeping. For a GPU: lowest latency, and a core busy for each worker; `auto` sleeps. For
+            the threads of an inference on the CPU: faster on an idle machine, slower on a busy one; `auto` spins
+            where each thread has an idle CPU when the model is loaded, and the log says what it found.
 
     Raises:
         InputError: No such file, a file of another kind, or a number outside its range.
@@ -135,7 +135,7 @@ class GpuOptions:
             InputError: It does not.
             MissingDependencyError: The provider cannot be used here.
         """
-        if self.spin not in (True, False, "auto"):
+        if not isinstance(self.spin, bool) and self.spin != "auto":
             raise InputError(f"spin is {self.spin!r}; give True, False or 'auto'")
         on_gpu = model is not None and is_engine(model)
         if on_gpu and self.provider != "auto":
@@ -225,7 +225,7 @@ def chosen_spin(spin: Spin, *, workers: int, threads: int | None) -> bool:
     most = max(count for _, count in share_cores(cpus, workers, threads))
     spins, reason = spins_on_cpu(spin, cpus, threads=most, workers=workers)
     if reason:
-        _log.info("threads that wait %s: %s", "spin" if spins else "sleep", reason)
+        _log.info("waiting threads %s: %s", "spin" if spins else "sleep", reason)
     return spins
 
 

@@ -11,9 +11,9 @@ import sys
 
 
 def hold_standard_streams() -> None:
-    """Opens those of stdin, stdout and stderr that are closed on the null device.
+    """Opens the null device as each of stdin, stdout and stderr that is closed.
 
-    The next file opened would get the number, and with it whatever a library prints.
+    Otherwise the next file opened would get its number, and with it whatever a library prints.
     """
     for number in range(3):
         try:
@@ -27,7 +27,7 @@ def hold_standard_streams() -> None:
 
 
 def open_standard_streams() -> None:
-    """The same, and Python's own streams can be written to, with any file name."""
+    """Does that, and makes `sys.stdout` and `sys.stderr` take text, file names in any encoding included."""
     hold_standard_streams()
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  as long as the process
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115

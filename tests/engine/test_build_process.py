@@ -22,7 +22,7 @@ from trt_yolo.engine.from_onnx import engine_from_onnx
 from trt_yolo.engine.options import EngineOptions
 from trt_yolo.engine.plan import failed_log_path, plan_file
 from trt_yolo.engine.storing import manifest_of
-from trt_yolo.errors import ExportError, MissingDependencyError, TrtYoloError
+from trt_yolo.errors import ExportError, InputError, MissingDependencyError, TrtYoloError
 
 pytest.importorskip("tensorrt_rtx", reason="extra `rtx` is not installed")
 pytestmark = pytest.mark.timeout(60)
@@ -122,13 +122,25 @@ def test_a_builder_that_is_no_python_is_named(graph: Path) -> None:
     finally:
         multiprocessing.set_executable(before)
     assert "the builder ended with status 0" in str(error)
-    assert "/bin/true said nothing: if it is no Python, name a Python of this environment" in str(error)
+    assert (
+        "/bin/true printed nothing: if it is not a Python interpreter, set the Python of this environment"
+        in str(error)
+    )
+
+
+def test_a_timing_cache_whose_part_can_have_no_name_hides_no_error(graph: Path, tmp_path: Path) -> None:
+    request = BuildRequest(
+        family="tensorrt-rtx", onnx=graph, plan=tmp_path / "a.plan", log=tmp_path / "log", failed_log=tmp_path / "log",
+        options=EngineOptions(timing_cache=tmp_path / ("a" * 255)), profile=(1, 1, 1), imgsz_hw=(256, 256),
+    )  # fmt: skip
+    with pytest.raises(InputError, match="--timing-cache"):
+        build_process.run_build(request)
 
 
 def test_how_it_ended_is_not_made_up_where_this_program_ignores_it() -> None:
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        assert "how is not known (this program ignores SIGCHLD)" in build_process._how_it_ended(0)
+        assert "with unknown status (this program ignores SIGCHLD)" in build_process._how_it_ended(0)
     finally:
         signal.signal(signal.SIGCHLD, before)
 

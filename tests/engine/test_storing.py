@@ -532,6 +532,23 @@ def test_a_folder_is_made_and_does_not_stay_empty(tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
 
 
+def test_who_waits_for_an_engine_makes_its_folder_again(tmp_path: Path) -> None:
+    """The first builder failed, and took away the folder that it had made."""
+    engine = tmp_path / "a" / "model.engine"
+    got: list[bool] = []
+
+    def wait() -> None:
+        with locked(engine):
+            got.append(engine.parent.is_dir())
+
+    second = threading.Thread(target=wait)
+    with locked(engine):
+        second.start()
+        time.sleep(0.2)
+    second.join(10)
+    assert got == [True]
+
+
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (

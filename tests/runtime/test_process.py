@@ -79,7 +79,7 @@ def test_where_exit_codes_are_lost_a_kill_is_not_the_frames_fault_and_a_crash_is
         with pytest.raises(FrameError, match=r"brought down [23] workers"):
             model(poison())
         assert model(marked(3)).class_id[0] == 3
-    known = ("how is not known (this program ignores SIGCHLD, or waits for", "by SIGKILL", "by SIGSEGV")
+    known = ("with unknown status (this program ignores SIGCHLD, or waits for", "by SIGKILL", "by SIGSEGV")
     assert [one for one in warnings if not any(cause in one for cause in known)] == []
     assert children() == set()
 

@@ -18,6 +18,7 @@ import pytest
 
 from trt_yolo.errors import ClosedError, ImageError, InputError
 from trt_yolo.manifest import Manifest
+from trt_yolo.runtime import answers, pool, reader
 from trt_yolo.runtime.model import Model
 from trt_yolo.runtime.options import PoolOptions
 from trt_yolo.runtime.pool import Pool
@@ -215,6 +216,45 @@ def test_whatever_the_source_raises_is_raised_by_the_stream(model: Model, kind: 
 
     with pytest.raises(kind):
         list(model.stream(source()))
+
+
+def _until_heard(heard: threading.Event) -> Iterator[object]:
+    """A frame; an error, when its consumer waits; the end, when the consumer has it, which takes no 10 s."""
+    yield _frame(0)
+    time.sleep(0.05)
+    yield "not there.mp4"
+    assert heard.wait(10)
+
+
+async def _in_the_loop(items: Iterator[object]) -> AsyncIterator[object]:
+    while (item := await asyncio.to_thread(next, items, None)) is not None:
+        yield item
+
+
+@pytest.mark.parametrize("policy", ["block", "drop-oldest", "drop-newest"])
+@pytest.mark.parametrize("way", ["thread", "loop", "source-in-the-loop"])
+def test_an_error_wakes_the_consumer(
+    way: str, policy: Any, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (answers, pool, reader):
+        monkeypatch.setattr(module, "_CHECK_S", 30.0)  # it is not at its next look that it finds the error
+    heard = threading.Event()
+
+    def note(result: Result) -> None:
+        if result.error is not None:
+            heard.set()
+
+    async def consume(items: Any) -> None:
+        async for result in model.astream(items, policy=policy):
+            note(result)
+
+    items = _until_heard(heard)
+    if way == "thread":
+        for result in model.stream(items, policy=policy):
+            note(result)
+    else:
+        asyncio.run(consume(items if way == "loop" else _in_the_loop(items)))
+    assert heard.is_set()
 
 
 @pytest.mark.parametrize("source", [5.0, None, object()], ids=["number", "none", "object"])

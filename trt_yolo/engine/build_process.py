@@ -126,7 +126,8 @@ def run_build(request: BuildRequest, progress: Progress | None = None) -> Built:
             child.kill()
             child.communicate()
             if request.options.timing_cache is not None:  # it may have been killed while it wrote
-                timing_cache_part(request.options.timing_cache, child.pid).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    timing_cache_part(request.options.timing_cache, child.pid).unlink()
 
 
 def _watched(child: subprocess.Popen[str], request: BuildRequest, progress: Progress | None) -> Built:
@@ -148,7 +149,7 @@ def _watched(child: subprocess.Popen[str], request: BuildRequest, progress: Prog
                 progress("building the engine", STEPS, STEPS)
             return Built(warnings=list(warnings), **value)
     ended = _how_it_ended(child.wait())
-    unheard = f"; {executable()} said nothing: if it is no Python, {WHAT_TO_SET}"
+    unheard = f"; {executable()} printed nothing: if it is not a Python interpreter, {WHAT_TO_SET}"
     raise ExportError(f"{ended} while it built {request.onnx}{_where_the_log_is(request) or unheard}")
 
 
@@ -167,7 +168,7 @@ def _messages(child: subprocess.Popen[str]) -> Iterator[tuple[str, Any]]:
 
 def _how_it_ended(status: int) -> str:
     if status == 0 and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
-        return "the builder ended, and how is not known (this program ignores SIGCHLD),"
+        return "the builder ended with unknown status (this program ignores SIGCHLD)"
     if status == -signal.SIGKILL:
         return "the builder was killed, as the kernel does when memory runs out,"
     if status < 0:

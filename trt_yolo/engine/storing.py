@@ -13,6 +13,7 @@ old pair before step 2, the new one after it. Writers take a lock, which the sys
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import time
@@ -27,6 +28,7 @@ from trt_yolo.interruption import uninterrupted
 from trt_yolo.manifest import Manifest, manifest_from_json
 
 LOCK_S = 3600.0
+_MOST_REMOVALS = 1000
 _ATTEMPTS = 3
 _PAUSE_S = 0.02
 _MOST_MANIFEST = 1 << 24
@@ -58,15 +60,18 @@ def locked(engine: Path, *, timeout_s: float = LOCK_S) -> Iterator[None]:
 
 
 def _acquire(lock: FileLock, engine: Path, timeout_s: float) -> None:
-    """Takes the lock of a file that is still there: whoever had it before may have taken the file away."""
+    """Takes the lock of a file that is still there: whoever had it before may have removed it, and the folder too."""
     try:
-        engine.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            with open(lock.lock_file, "ab") as file:
-                lock.acquire()
-                with contextlib.suppress(FileNotFoundError):
+        for attempt in itertools.count():
+            try:
+                engine.parent.mkdir(parents=True, exist_ok=True)
+                with open(lock.lock_file, "ab") as file:
+                    lock.acquire()
                     if os.path.samestat(os.fstat(file.fileno()), os.stat(lock.lock_file)):
                         return
+            except FileNotFoundError:
+                if attempt >= _MOST_REMOVALS:
+                    raise
             lock.release()
     except Timeout as error:
         raise ExportError(

@@ -93,6 +93,7 @@ class WorkerThread:
                 ring = Ring.create(self._ring_options.shape(backend.manifest))
                 backend.adopt(ring.memory)
                 if backend.captures:
+                    self.doing = "warming up"
                     backend.warm_up([(slot.frames, slot.rows) for slot in ring.slots])
                 self.at_once, self.about = backend.at_once, backend.about
                 self.manifest, self.ring = backend.manifest, ring

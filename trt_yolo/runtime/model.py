@@ -264,9 +264,9 @@ class Model:
     ) -> Iterator[Result]:
         """One `Result` for each image of a source, which is read ahead in a thread of its own.
 
-        A frame that fails is a result with an error, as is, after its frames, a video that is damaged; the stream
-        goes on. Frames are let in as results are taken:
-        a slow consumer slows the source, or with another policy than `block` makes it drop frames.
+        A frame that fails is a result with an error, and so is a damaged video, after the frames that could be
+        decoded; the stream goes on. Frames are let in as results are taken: a slow consumer slows the source, or
+        with another policy than `block` makes it drop frames.
 
         Args:
             source: Anything that yields images, (H, W, 3) uint8 BGR, or paths of images and videos; or the name of

@@ -250,7 +250,7 @@ class WorkerProcess:
             death,
             WorkerError(
                 f"{executable()} {death.cause} before it had imported trt_yolo; see its last lines above, or, "
-                f"if it is no Python at all, {WHAT_TO_SET}, or use workers=0"
+                f"if it is not a Python interpreter, {WHAT_TO_SET}, or use workers=0"
             ),
         )
 
@@ -261,7 +261,7 @@ class WorkerProcess:
         code = self._exit_code
         if code is None:
             return Death(
-                "ended, and how is not known (this program ignores SIGCHLD, or waits for its children itself)",
+                "ended with unknown status (this program ignores SIGCHLD, or waits for its children itself)",
                 from_outside=True,
             )
         if code >= 0:

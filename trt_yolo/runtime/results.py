@@ -85,7 +85,7 @@ def _portable(error: Exception | None) -> Exception | None:
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301  what it has just made
     except Exception as wrong:  # noqa: BLE001  an error of somebody else's may do anything
-        return TrtYoloError(f"{type(error).__name__}: {error} (it does not pickle: {wrong})")
+        return TrtYoloError(f"{type(error).__name__}: {error} (it cannot be pickled: {wrong})")
     return error
 
 

@@ -120,7 +120,7 @@ class Stream:
     def _fill(self, job: Job) -> None:
         """Letterboxes in the reader's thread, which saves the way to another; waits while all slots are full."""
         if job.error is not None:
-            self._on_end(job)
+            self._answer(job)
             return
         try:
             self._pool.fill(job)
@@ -258,17 +258,21 @@ class Stream:
         return Result(job)
 
     def _job(self, item: object) -> Job:
-        video = item if isinstance(item, VideoFrame) else None
-        error: InputError | None = video.error if video is not None else None
         source: Image | Path = _NOTHING
-        try:
-            source = source_of(item if video is None else video.image) if error is None else source
-        except InputError as wrong:
-            error = wrong
+        video: Path | None = None
+        number: int | None = None
+        error: InputError | None = None
+        if isinstance(item, VideoFrame):
+            video, number, error, item = item.path, item.number, item.error, item.image
+        if error is None:
+            try:
+                source = source_of(item)
+            except InputError as wrong:
+                error = wrong
         return Job(
             source=source,
-            video=video.path if video is not None else None,
-            number=video.number if video is not None else None,
+            video=video,
+            number=number,
             thresholds=self._thresholds,
             on_end=self._on_end,
             index=self._read,
@@ -286,7 +290,7 @@ class Stream:
             if job.error is None:
                 ready.append(job)
             else:
-                self._answered.put(job)
+                self._answer(job)
         if ready:
             try:
                 self._pool.put(ready)
@@ -299,6 +303,11 @@ class Stream:
     def _on_end(self, job: Job) -> None:
         self._answered.put(job)
         self.on_news()
+
+    def _answer(self, job: Job) -> None:
+        """Hands over a job that never reached the pool, which wakes the consumer for all others."""
+        self._on_end(job)
+        self._pool.nudge()
 
     def _drop(self) -> None:
         self._dropped += 1

@@ -140,8 +140,8 @@ class Supervisor:
         self._budget = RestartBudget(patience.max_restarts)
         self._on_answer, self._on_orphans, self._on_end = on_answer, on_orphans, on_end
         self._poll = Poll()
-        hold_standard_streams()
         with contextlib.ExitStack() as on_error, start_errors_in_words():
+            hold_standard_streams()
             self._wake = Wake.create()
             on_error.callback(self._wake.close)
             self.answers = Answers(self._poll)
