@@ -43,7 +43,7 @@ def test_the_cuda_binding_and_why(cli: Command, monkeypatch: pytest.MonkeyPatch)
     ("quota", "flags", "wanted"),
     [
         (None, ["avx512_vnni"], ["2 of 64 CPUs (affinity)", "INT8 on the CPU: AVX512 VNNI"]),
-        (1.5, ["avx2"], ["2 of 64 CPUs (cgroup quota 1.5)", "INT8 on the CPU: no VNNI or its like"]),
+        (1.5, ["avx2"], ["2 of 64 CPUs (cgroup quota 1.5)", "INT8 on the CPU: no faster than FP32 (no VNNI"]),
         (0.3, [], ["1 of 64 CPUs (cgroup quota 0.3)"]),
     ],
 )

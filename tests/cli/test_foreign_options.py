@@ -17,49 +17,49 @@ from trt_yolo.cli.main import app, options_of
 
 _OPTIONS = options_of(typer.main.get_command(app))
 _LINES = [
-    ("export imgsz=640", "imgsz=640 is Ultralytics' spelling; here: --imgsz 640"),
-    ("export yolov8n.pt --half", "--half is Ultralytics' spelling; here: --fp16"),
-    ("export --dynamic", "--dynamic is Ultralytics' spelling; here: --batch 1:16"),
-    ("export --device 0", "--device is Ultralytics' spelling; here: leave it out"),
-    ("export format=engine", "here: --format engine"),
-    ("export quantize=8", "here: --int8 for 8, --fp16 for 16"),
-    ("export int8=True", "here: --int8"),
-    ("export int8=False", "here: leave it out"),
-    ("export imgsz=[384,640]", "here: --imgsz 384x640"),
-    ("export workspace=4", "here: --workspace 4G"),
-    ("export a.pt opset=17 batch=8", "here: opset=17 -> --opset 17; batch=8 -> --batch 8"),
-    ("export --simplify", "here: leave it out"),
+    ("export imgsz=640", "imgsz=640 is Ultralytics' syntax; instead: --imgsz 640"),
+    ("export yolov8n.pt --half", "--half is Ultralytics' syntax; instead: --fp16"),
+    ("export --dynamic", "--dynamic is Ultralytics' syntax; instead: --batch 1:16"),
+    ("export --device 0", "--device is Ultralytics' syntax; instead: leave it out"),
+    ("export format=engine", "instead: --format engine"),
+    ("export quantize=8", "instead: --int8 for 8, --fp16 for 16"),
+    ("export int8=True", "instead: --int8"),
+    ("export int8=False", "instead: leave it out"),
+    ("export imgsz=[384,640]", "instead: --imgsz 384x640"),
+    ("export workspace=4", "instead: --workspace 4G"),
+    ("export a.pt opset=17 batch=8", "instead: opset=17 -> --opset 17; batch=8 -> --batch 8"),
+    ("export --simplify", "instead: leave it out"),
     ("export a.pt project=runs name=x", "project=runs -> --out FOLDER"),
-    ("predict a.onnx b.jpg --device 0", "--device is Ultralytics' spelling; here: --devices 0"),
-    ("predict --source x", "--source is Ultralytics' spelling; here: just x"),
+    ("predict a.onnx b.jpg --device 0", "--device is Ultralytics' syntax; instead: --devices 0"),
+    ("predict --source x", "--source is Ultralytics' syntax; instead: just x"),
     (
         "predict model=yolov8n.pt source=a.jpg conf=0.3",
-        "this is Ultralytics' spelling; here: model=yolov8n.pt -> just yolov8n.pt; source=a.jpg -> just a.jpg; "
+        "this is Ultralytics' syntax; instead: model=yolov8n.pt -> just yolov8n.pt; source=a.jpg -> just a.jpg; "
         "conf=0.3 -> --conf 0.3",
     ),
-    ("predict a.onnx b.jpg save=True", "here: --save FOLDER"),
-    ("predict a.onnx b.jpg --save_txt", "here: --json"),
-    ("predict a.onnx b.jpg --max_det 3", "--max_det is Ultralytics' spelling; here: --max-det 3"),
-    ("predict a.onnx b.jpg --imgsz 320", "here: a model made with trt-yolo export --imgsz 320"),
-    ("predict a.onnx b.jpg --opset=17", "--opset is another command's option; here: trt-yolo export --opset 17"),
+    ("predict a.onnx b.jpg save=True", "instead: --save FOLDER"),
+    ("predict a.onnx b.jpg --save_txt", "instead: --json"),
+    ("predict a.onnx b.jpg --max_det 3", "--max_det is Ultralytics' syntax; instead: --max-det 3"),
+    ("predict a.onnx b.jpg --imgsz 320", "instead: a model made with trt-yolo export --imgsz 320"),
+    ("predict a.onnx b.jpg --opset=17", "--opset is another command's option; instead: trt-yolo export --opset 17"),
     ("val model=yolov8n.pt data=coco.yaml", "model=yolov8n.pt -> just yolov8n.pt; data=coco.yaml -> --data coco.yaml"),
-    ("bench --half", "here: a model made with trt-yolo export --fp16"),
-    ("inspect model=yolov8n.pt", "here: just yolov8n.pt"),
+    ("bench --half", "instead: a model made with trt-yolo export --fp16"),
+    ("inspect model=yolov8n.pt", "instead: just yolov8n.pt"),
     ("yolo detect predict model=a.pt source=b", "detect -> leave it out; model=a.pt -> just a.pt"),
     ("mode=export model=a.pt format=engine", "mode=export -> trt-yolo export; model=a.pt -> just a.pt; format=engine"),
-    ("task=detect mode=val data=a.yaml", "mode=val -> trt-yolo val; task=detect -> leave it out, all models here"),
+    ("task=detect mode=val data=a.yaml", "mode=val -> trt-yolo val; task=detect -> leave it out, all models are"),
     ("benchmark model=a.pt", "benchmark -> trt-yolo bench; model=a.pt -> just a.pt"),
-    ("train", "train is Ultralytics' spelling; here: training with Ultralytics, then trt-yolo export best.pt"),
-    ("--half", "--half is Ultralytics' spelling; here: trt-yolo export --fp16"),
+    ("train", "train is Ultralytics' syntax; instead: train with Ultralytics, then trt-yolo export best.pt"),
+    ("--half", "--half is Ultralytics' syntax; instead: trt-yolo export --fp16"),
     (
         "--onnx=a.onnx --saveEngine=a.engine --fp16",
-        "this is trtexec's spelling; here: --onnx -> trt-yolo export a.onnx; --saveEngine -> trt-yolo export "
+        "this is trtexec's syntax; instead: --onnx -> trt-yolo export a.onnx; --saveEngine -> trt-yolo export "
         "--format engine --out FOLDER; --fp16 -> trt-yolo export --fp16",
     ),
-    ("export --minShapes=images:1x3x640x640", "is trtexec's spelling; here: --batch 1:16 --imgsz 640"),
-    ("export --memPoolSize=workspace:4096", "is trtexec's spelling; here: --workspace 2G"),
-    ("bench --loadEngine=a.engine", "is trtexec's spelling; here: just a.engine"),
-    ("export --weights a.pt", "here: just a.pt"),
+    ("export --minShapes=images:1x3x640x640", "is trtexec's syntax; instead: --batch 1:16 --imgsz 640"),
+    ("export --memPoolSize=workspace:4096", "is trtexec's syntax; instead: --workspace 2G"),
+    ("bench --loadEngine=a.engine", "is trtexec's syntax; instead: just a.engine"),
+    ("export --weights a.pt", "instead: just a.pt"),
 ]  # fmt: skip
 
 
@@ -90,6 +90,7 @@ def test_a_file_of_such_a_name_is_a_file(
     outcome = cli("inspect", "imgsz=640", "--html", "batch=8")
     assert (outcome.code, outcome.err) == (0, "")
     assert Path("batch=8").is_file()
+    assert not equivalents("predict", ["imgsz=*"], _OPTIONS)
 
 
 @pytest.mark.parametrize("tool", TABLES)

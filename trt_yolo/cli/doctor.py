@@ -142,9 +142,7 @@ def _processor_lines(cpu: Found) -> list[str]:
     if cpu["int8"]:
         lines.append(f"INT8 on the CPU: {cpu['int8']}")
     elif cpu["flags"]:
-        lines.append(
-            "INT8 on the CPU: no VNNI or its like, without which it is no faster than FP32; use FP32"
-        )
+        lines.append("INT8 on the CPU: no faster than FP32 (no VNNI or similar instructions); use FP32")
     return lines
 
 

@@ -6,6 +6,7 @@ Knows no click: the options of each command are given.
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shlex
@@ -16,36 +17,34 @@ Options = Mapping[str, Mapping[str, bool]]
 """The options of each command, such as `--imgsz`, and whether they are flags."""
 
 _ULTRALYTICS: dict[str, dict[str, str]] = {
-    "agnostic-nms": {"*": "leave it out, NMS is by class"},
+    "agnostic-nms": {"*": "leave it out, NMS is per class"},
     "augment": {"*": "leave it out, there is no test-time augmentation"},
     "batch": {
         "predict": "a model made with trt-yolo export --batch {value}",
         "val": "leave it out, val takes the model's batch",
     },
-    "cfg": {"*": "the options one by one, there is no file of them"},
-    "conf": {"val": "leave it out, mAP takes every confidence"},
+    "cfg": {"*": "the options one by one, there is no configuration file"},
+    "conf": {"val": "leave it out, mAP uses every confidence"},
     "data": {"predict": "leave it out, the names are in the model"},
     "device": {
         "predict bench": "--devices 0 (several: 0,1), or --provider cpu",
-        "export": "leave it out, CUDA_VISIBLE_DEVICES names the GPU of --format engine",
+        "export": "leave it out, CUDA_VISIBLE_DEVICES selects the GPU for --format engine",
         "*": "leave it out, this runs on the CPU",
     },
-    "dnn": {"*": "leave it out, an .onnx runs in ONNX Runtime"},
-    "dynamic": {"export": "--batch 1:16 (the image size is fixed, --imgsz)"},
+    "dnn": {"*": "leave it out, ONNX Runtime runs an .onnx"},
+    "dynamic": {"export": "--batch 1:16 (the image size is fixed by --imgsz)"},
     "exist-ok": {"predict": "--overwrite", "*": "leave it out"},
     "fraction": {"export": "fewer images in --data"},
     "half": {"export": "--fp16", "predict val bench": "a model made with trt-yolo export --fp16"},
     "img-size": {"export val": "--imgsz {value}", "predict bench": "a model made with trt-yolo export --imgsz {value}"},
     "imgsz": {"predict bench": "a model made with trt-yolo export --imgsz {value}"},
     "int8": {"predict val bench": "a model made with trt-yolo export --int8"},
-    "iou": {"val": "leave it out, NMS is at 0.7"},
-    "keras": {"*": "leave it out"},
-    "max-det": {"export": "--rows {value}", "val": "leave it out, mAP takes 300 an image"},
+    "iou": {"val": "leave it out, NMS uses an IoU of 0.7"},
+    "max-det": {"export": "--rows {value}", "val": "leave it out, mAP uses at most 300 detections per image"},
     "mode": {"*": "the first word, such as trt-yolo export"},
     "model": {"export inspect predict val bench": "just {value}"},
     "name": {"predict": "--save FOLDER", "export": "--out FOLDER"},
-    "nms": {"*": "leave it out, NMS is in the graph (trt-yolo export --head: a graph without)"},
-    "optimize": {"*": "leave it out"},
+    "nms": {"*": "leave it out, NMS is in the graph (trt-yolo export --head omits it)"},
     "plots": {"bench": "--html FILE", "*": "leave it out, there are no plots"},
     "project": {"predict": "--save FOLDER", "export": "--out FOLDER"},
     "quantize": {
@@ -57,43 +56,40 @@ _ULTRALYTICS: dict[str, dict[str, str]] = {
     "save-crop": {"predict": "--json, which has every box"},
     "save-frames": {"predict": "--save FOLDER"},
     "save-json": {"predict val": "--json"},
-    "save-txt": {"predict": "--json", "val": "--json"},
+    "save-txt": {"predict val": "--json"},
     "show": {"predict": "--save FOLDER, there is no window"},
     "simplify": {"*": "leave it out, the graph is simple already"},
     "source": {"predict": "just {value}", "export bench val": "--data {value}"},
-    "stream": {"*": "leave it out, images are streamed"},
-    "stream-buffer": {"*": "leave it out"},
-    "task": {"*": "leave it out, all models here detect"},
+    "stream": {"*": "leave it out, results are always streamed"},
+    "task": {"*": "leave it out, all models are detectors"},
     "tracker": {"*": "leave it out, there is no tracking"},
     "verbose": {"predict val bench": "leave it out"},
-    "vid-stride": {"predict": "leave it out, every frame of a video is taken"},
+    "vid-stride": {"predict": "leave it out, every frame of a video is used"},
     "workers": {"val": "--threads {value}", "export": "leave it out"},
     "workspace": {"export": "--workspace {value}G"},
 } | {
     name: {"*": "leave it out"}
     for name in (
-        "embed", "line-width", "retina-masks", "show-boxes", "show-conf", "show-labels", "visualize", "save-period"
+        "embed", "keras", "line-width", "optimize", "retina-masks", "save-period", "show-boxes", "show-conf",
+        "show-labels", "stream-buffer", "visualize",
     )
 }  # fmt: skip
 
 _TRTEXEC: dict[str, dict[str, str]] = {
     "allowgpufallback": {"export": "leave it out, --dla falls back to the GPU"},
-    "best": {"export": "--int8, what is left is FP16"},
+    "best": {"export": "--int8, the other layers stay FP16"},
     "builderoptimizationlevel": {"export": "--opt-level {value}"},
     "calib": {"export": "--int8 --data IMAGES"},
     "exportlayerinfo": {"inspect": "--json"},
-    "exportprofile": {"inspect": "--times {value}, of a file that trtexec wrote"},
+    "exportprofile": {"inspect": "--times {value}, with a file that trtexec wrote"},
     "exporttimes": {"bench": "--samples {value}"},
     "fp16": {"predict val bench": "a model made with trt-yolo export --fp16"},
     "hardwarecompatibilitylevel": {"export": "--hardware-compat ampere+"},
     "infstreams": {"bench predict": "--streams {value}"},
     "iterations": {"bench": "--min-count {value}"},
     "loadengine": {"bench predict inspect": "just {value}"},
-    "maxshapes": {"export": "--batch 1:16 --imgsz 640 (smallest, best, largest: --profile 1,4,16)"},
     "mempoolsize": {"export": "--workspace 2G"},
-    "minshapes": {"export": "--batch 1:16 --imgsz 640 (smallest, best, largest: --profile 1,4,16)"},
     "onnx": {"export bench predict val inspect": "just {value}"},
-    "optshapes": {"export": "--batch 1:16 --imgsz 640 (smallest, best, largest: --profile 1,4,16)"},
     "saveengine": {"export": "--format engine --out FOLDER"},
     "shapes": {"export": "--batch 8 --imgsz 640", "bench": "--batch 8"},
     "skipinference": {"export": "leave it out"},
@@ -101,18 +97,21 @@ _TRTEXEC: dict[str, dict[str, str]] = {
     "stripweights": {"export": "--strip-weights"},
     "stronglytyped": {"*": "leave it out, the types are in the graph"},
     "timingcachefile": {"export": "--timing-cache {value}"},
-    "usecudagraph": {"bench": "leave it out, it is the default (--no-graphs: without)"},
+    "usecudagraph": {"bench": "leave it out, it is the default (--no-graphs turns it off)"},
     "usedlacore": {"export": "--dla {value}"},
     "usespinwait": {"bench predict": "--spin"},
     "versioncompatible": {"export": "--version-compatible"},
     "warmup": {"bench": "leave it out, bench warms up by itself"},
+} | {
+    name: {"export": "--batch 1:16 --imgsz 640 (smallest, best and largest batch: --profile 1,4,16)"}
+    for name in ("minshapes", "optshapes", "maxshapes")
 }
 
 _OTHERS: dict[str, dict[str, str]] = {  # YOLOv5, TensorRT-YOLO, trtutils
     "batch-size": {"export bench": "--batch {value}"},
     "calibration-dir": {"export": "--int8 --data {value}"},
     "conf-thres": {"predict": "--conf {value}"},
-    "cudagraph": {"bench": "leave it out, it is the default (--no-graphs: without)"},
+    "cudagraph": {"bench": "leave it out, it is the default (--no-graphs turns it off)"},
     "dla-core": {"export": "--dla {value}"},
     "engine": {"predict bench inspect": "just {value}", "export": "--format engine"},
     "include": {"export": "--format {value}"},
@@ -134,8 +133,8 @@ FIRST_WORDS = {
     "detect": "leave it out",
     "help": "trt-yolo --help",
     "infer": "trt-yolo predict",
-    "track": "trt-yolo predict --json, and a tracker after it",
-    "train": "training with Ultralytics, then trt-yolo export best.pt",
+    "track": "trt-yolo predict --json, followed by a tracker",
+    "train": "train with Ultralytics, then trt-yolo export best.pt",
     "trtexec": "trt-yolo export --format engine, or trt-yolo bench",
     "trtyolo": "leave it out",
     "validate": "trt-yolo val",
@@ -158,7 +157,7 @@ class Equivalent(NamedTuple):
 
 
 def equivalents(command: str, words: Sequence[str], options: Options) -> list[Equivalent]:
-    """What to write for each of the words that is another tool's; a file that exists is no such word."""
+    """What to write for each word of another tool; a name or pattern of existing files is no such word."""
     found = (
         _equivalent(typed, name, value, command, options)
         for typed, name, value in _foreign(words, options.get(command, {}))
@@ -188,18 +187,18 @@ def equivalents_at_start(words: Sequence[str], options: Options) -> list[Equival
 def sentence(found: Sequence[Equivalent]) -> str:
     """One line that says what to write instead of each word."""
     tool = found[0].tool
-    spelling = "option" if tool == _OTHER_COMMAND else "spelling"
-    whose = f"{tool}'{'' if tool.endswith('s') else 's'} {spelling}"
+    what = "option" if tool == _OTHER_COMMAND else "syntax"
+    whose = f"{tool}'{'' if tool.endswith('s') else 's'} {what}"
     if len(found) == 1:
-        return f"{found[0].typed} is {whose}; here: {found[0].text}"
-    return f"this is {whose}; here: " + "; ".join(f"{one.typed} -> {one.text}" for one in found)
+        return f"{found[0].typed} is {whose}; instead: {found[0].text}"
+    return f"this is {whose}; instead: " + "; ".join(f"{one.typed} -> {one.text}" for one in found)
 
 
 def _foreign(words: Sequence[str], own: Mapping[str, bool]) -> Iterator[tuple[str, str, str | None]]:
     """The word, the name and the value of each `name=value` and `--name value`, but of one's own options."""
     for index, word in enumerate(words):
         pair = _PAIR.fullmatch(word)
-        if pair is None or (pair[1] is None and (pair[3] is None or os.path.exists(word))):
+        if pair is None or (pair[1] is None and (pair[3] is None or _names_files(word))):
             continue
         dashes, name, value = pair.groups()
         if dashes is None:
@@ -207,6 +206,10 @@ def _foreign(words: Sequence[str], own: Mapping[str, bool]) -> Iterator[tuple[st
         elif f"--{name}" not in own:
             after = words[index + 1] if index + 1 < len(words) else "-"
             yield f"--{name}", name, value if value is not None else None if after.startswith("-") else after
+
+
+def _names_files(word: str) -> bool:
+    return os.path.exists(word) or any(glob.iglob(word))
 
 
 def _equivalent(

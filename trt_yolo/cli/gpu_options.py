@@ -19,8 +19,8 @@ SpinOption = Annotated[
     Optional[bool],  # noqa: UP045
     typer.Option(
         "--spin/--no-spin",
-        help="Wait without sleeping, on a GPU and on the CPU: lowest latency, if nobody else wants the CPU.",
-        show_default="auto: on the CPU, where it is free",
+        help="Busy-wait instead of sleeping, on the GPU and the CPU: lowest latency if the CPU has no other work.",
+        show_default="auto: on the CPU, if it is idle",
     ),
 ]
 

@@ -7,11 +7,10 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
 from trt_yolo.cli.bench import bench
 from trt_yolo.cli.doctor import doctor
@@ -30,40 +29,17 @@ _INTERRUPTED = 130
 
 
 class _Command(TyperCommand):
-    """A command that knows what other tools call its options."""
+    """A command that refuses `name=value`, as other tools write options, among its arguments."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        options, words = options_of(ctx.parent.command), list(args)
-        try:
-            rest = super().parse_args(ctx, args)
-        except _USAGE_ERROR as error:
-            _raise_if_foreign(equivalents(self.name or "", words, options), error)
-            raise
+        rest = super().parse_args(ctx, args)
         given = [ctx.params[one.name] for one in self.params if one.param_type_name == "argument"]
         arguments = [word for one in given for word in (one if isinstance(one, list | tuple) else [one])]
         pairs = [str(word) for word in arguments if "=" in str(word)]
-        _raise_if_foreign(equivalents(self.name or "", pairs, options))
+        found = equivalents(self.name or "", pairs, options_of(ctx.parent.command))
+        if found:
+            raise InputError(sentence(found))
         return rest
-
-
-class _Group(TyperGroup):
-    """The commands, and what other tools' commands are called here."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        words = list(args)
-        try:
-            return super().parse_args(ctx, args)
-        except _USAGE_ERROR as error:
-            _raise_if_foreign(equivalents_at_start(words, options_of(self)), error)
-            raise
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        words = list(args)
-        try:
-            return super().resolve_command(ctx, args)
-        except _USAGE_ERROR:
-            _raise_if_foreign(equivalents_at_start(words, options_of(self)))
-            raise
 
 
 def options_of(group: Any) -> Options:
@@ -79,16 +55,8 @@ def options_of(group: Any) -> Options:
     }
 
 
-def _raise_if_foreign(found: Sequence[Equivalent], error: Any = None) -> None:
-    """Tells the equivalents instead of click's error, unless that is about a word that has none."""
-    unknown = getattr(error, "option_name", None)
-    if found and (unknown is None or any(one.typed == unknown for one in found)):
-        raise InputError(sentence(found)) from error
-
-
 app = typer.Typer(
     name="trt-yolo",
-    cls=_Group,
     help="Deploy YOLOv8: export to ONNX and TensorRT, run, measure.",
     no_args_is_help=True,
     add_completion=False,
@@ -133,12 +101,34 @@ def _exit_code() -> int:
     except TrtYoloError as error:
         return _failed(str(error))
     except _USAGE_ERROR as error:
-        message = error.format_message()  # empty where no command was given: the help was printed
-        return _failed(f"{message} (trt-yolo --help shows the commands and options)") if message else 1
+        message = _line_of_usage(error)
+        return _failed(message) if message else 1
     except (KeyboardInterrupt, typer.Abort):
         return _INTERRUPTED
     except OSError as error:
         return _failed_in_system(error)
+
+
+def _line_of_usage(error: Any) -> str:
+    """What to write instead of another tool's words, or click's message; empty where the help was printed."""
+    found = _equivalents_for(error)
+    if found:
+        return sentence(found)
+    message = error.format_message()
+    return f"{message} (trt-yolo --help shows the commands and options)" if message else ""
+
+
+def _equivalents_for(error: Any) -> list[Equivalent]:
+    """What to write instead, unless click's error is about a word that has no equivalent."""
+    if error.ctx is None:  # one of our own options without its value, or with a value that it does not take
+        return []
+    words, options = sys.argv[1:], options_of(error.ctx.find_root().command)
+    if error.ctx.parent is None:
+        found = equivalents_at_start(words, options)
+    else:
+        found = equivalents(error.ctx.info_name, words, options)
+    unknown = getattr(error, "option_name", None)
+    return found if unknown is None or any(one.typed == unknown for one in found) else []
 
 
 def _failed_in_system(error: OSError) -> int:

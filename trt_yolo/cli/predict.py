@@ -46,10 +46,10 @@ def predict(
     max_det: Annotated[int, typer.Option(help="The most detections an image.")] = 300,
     save: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder for drawn images; the frames of a video get a folder in it."),
+        typer.Option(help="Folder for annotated images; each video gets a subfolder for its frames."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Let --save overwrite files, though never a source.")
+        bool, typer.Option("--overwrite", help="Let --save overwrite existing files, but never a source.")
     ] = False,
     workers: Annotated[int, typer.Option(help="Worker processes; 0: this process.")] = 0,
     threads: Annotated[
@@ -135,11 +135,11 @@ def _targets(paths: list[Path], folder: Path | None, *, overwrite: bool) -> dict
     if folder is None:
         if overwrite:
             raise InputError(
-                "--overwrite is for the files of --save; give a folder with --save, or leave it out"
+                "--overwrite has no effect without --save; give a folder with --save, or leave --overwrite out"
             )
         return {}
-    targets = find_targets(paths, folder, overwrite=overwrite)
     try:
+        targets = find_targets(paths, folder, overwrite=overwrite)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _cannot_write(folder, error) from error

@@ -24,11 +24,11 @@ def line_of(error: OSError) -> str | None:
     """What the system refused, and for which file; None for an error that a file, disk or limit does not explain."""
     reason = error.strerror or str(error)
     if error.errno in _LIMITS:
-        return f"a limit of the system is reached: {reason}; ulimit -a shows the limits"
+        return f"a system limit was reached: {reason}; ulimit -a shows the limits"
     if error.filename is not None and error.errno in _FILES | _WRITING:
         return f"cannot use {os.fsdecode(error.filename)}: {reason}"
     if error.errno in _WRITING:
-        return f"cannot write the output: {reason}; free space there, or send it to another place"
+        return f"cannot write the output: {reason}; free some space there, or redirect the output"
     if error.errno == errno.ENOENT:  # of the current folder, or of every folder for temporary files
-        return f"{reason}; see that the current folder still exists, and that TMPDIR names a folder"
+        return f"{reason}; check that the current folder still exists and that TMPDIR names a folder"
     return None
