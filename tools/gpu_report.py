@@ -38,6 +38,8 @@ _FILES = {
     "runtime": ["test_runtime_on_gpu.py"],
     "onnxruntime": ["test_onnxruntime_on_gpu.py"],
     "tensorrt": ["test_engines_on_gpu.py", "test_letterbox_on_gpu.py"],
+    "decoders": ["test_decoders_on_gpu.py"],
+    "telemetry": ["test_telemetry_on_gpu.py"],
 }
 _SHARES = {  # seconds, at most
     "cuda": 60.0,
@@ -45,6 +47,8 @@ _SHARES = {  # seconds, at most
     "onnxruntime": 180.0,
     "tensorrt": 180.0,
     "bench": 240.0,
+    "decoders": 60.0,
+    "telemetry": 30.0,
 }
 _BENCHED = ((1, 2), (2, 2), (3, 1))  # workers, streams
 _BATCHES = (1, 4, 16)
@@ -179,6 +183,9 @@ def _benched(model: Path, label: str, options: list[str], limit_s: float) -> Non
     command = [sys.executable, "-m", "trt_yolo", "bench", str(model), *options, "--duration", "1", "--json"]
     try:
         found = json.loads(_output(command, limit_s))
+    except subprocess.TimeoutExpired:
+        add(f"{model.stem}, {label}", state="absent", note="no time was left")
+        return
     except (subprocess.SubprocessError, ValueError) as error:
         said = getattr(error, "stderr", "") or str(error)
         add(f"{model.stem}, {label}", state="failed", note=said.strip().splitlines()[-1])

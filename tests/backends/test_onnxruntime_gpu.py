@@ -87,6 +87,36 @@ def test_every_batch_size(
         _close(dynamic.infer(frames[:count], conf=CONF, iou=IOU), wanted[:count])
 
 
+def test_convolutions_work_on_channels_last_but_in_graphs_with_q_dq(
+    demo_dynamic_onnx: Path, tmp_path: Path, host: list[Asked]
+) -> None:
+    """ONNX Runtime 1.31 makes an NHWC graph of one with Q/DQ that fails at its first run."""
+    OnnxRuntimeGpuBackend(demo_dynamic_onnx).close()
+    assert all(asked.channels_last for asked in host)
+    model = onnx.load(demo_dynamic_onnx)
+    scale = helper.make_tensor("scale", TensorProto.FLOAT, [], [1.0])
+    model.graph.initializer.append(scale)
+    model.graph.node.append(helper.make_node("QuantizeLinear", ["conf", "scale"], ["unused"]))
+    onnx.save(model, tmp_path / "quantized.onnx")
+    host.clear()
+    OnnxRuntimeGpuBackend(tmp_path / "quantized.onnx").close()
+    assert not any(asked.channels_last for asked in host)
+
+
+def test_a_build_without_channels_last(demo_dynamic_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused is asked for once more without it; graphs are kept."""
+    opened = onnxruntime_gpu._Bindings._session_of
+
+    def refuses(self: _Bindings, asked: Asked, **how: Any) -> Any:
+        if asked.channels_last:
+            raise BackendError("This build does not support NHWC layout")
+        return opened(self, asked, **how)
+
+    monkeypatch.setattr(onnxruntime_gpu._Bindings, "_session_of", refuses)
+    with OnnxRuntimeGpuBackend(demo_dynamic_onnx) as backend:
+        assert backend.about["graphs"] == "captured by ONNX Runtime"
+
+
 def test_a_static_batch_is_filled_up(demo_static4_onnx: Path, frames: Frames) -> None:
     with OnnxRuntimeBackend(demo_static4_onnx) as reference, OnnxRuntimeGpuBackend(demo_static4_onnx) as one:
         _close(one.infer(frames[:3], conf=CONF, iou=IOU), reference.infer(frames[:3], conf=CONF, iou=IOU))

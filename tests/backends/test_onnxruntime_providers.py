@@ -52,6 +52,7 @@ def test_cuda() -> None:
                 "enable_cuda_graph": "1",
                 "arena_extend_strategy": "kSameAsRequested",
                 "cudnn_conv_algo_search": "HEURISTIC",
+                "prefer_nhwc": "1",
             },
         )
     ]

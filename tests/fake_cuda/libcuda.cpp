@@ -118,13 +118,13 @@ DRIVER(cuDeviceGetAttribute, int* value, int attribute, int device) {
 // Contexts: the primary one of each device
 
 DRIVER(cuDevicePrimaryCtxRetain, Context** context, int device) {
-    ENTER_DEVICE(device, INITIALIZED);
+    ENTER_DEVICE(device, EVEN_LOST);
     *context = &contexts[device];
     if (!(*context)->retained++) (*context)->standard = opened(*context, 0);
     return counts["retained"]++, OK;
 }
 DRIVER(cuDevicePrimaryCtxRelease_v2, int device) {
-    ENTER_DEVICE(device, INITIALIZED);
+    ENTER_DEVICE(device, EVEN_LOST);
     Context* context = &contexts[device];
     REQUIRE(context->retained, INVALID_CONTEXT);
     counts["released"]++;
@@ -132,24 +132,24 @@ DRIVER(cuDevicePrimaryCtxRelease_v2, int device) {
     return OK;
 }
 DRIVER(cuDevicePrimaryCtxGetState, int device, unsigned* flags, int* active) {
-    ENTER_DEVICE(device, INITIALIZED);
+    ENTER_DEVICE(device, EVEN_LOST);
     return *flags = 0, *active = contexts[device].retained > 0, OK;
 }
 DRIVER(cuCtxPushCurrent_v2, Context* context) {
-    ENTER(INITIALIZED);
+    ENTER(EVEN_LOST);
     REQUIRE(context, INVALID_CONTEXT);
     REQUIRE(context->retained, CONTEXT_IS_DESTROYED);
     return stack.push_back(context), OK;
 }
 DRIVER(cuCtxPopCurrent_v2, Context** context) {
-    ENTER(INITIALIZED);
+    ENTER(EVEN_LOST);
     REQUIRE(current(), INVALID_CONTEXT);
     if (context) *context = current();
     return stack.pop_back(), OK;
 }
-DRIVER(cuCtxGetCurrent, Context** context) { ENTER(INITIALIZED); return *context = current(), OK; }
+DRIVER(cuCtxGetCurrent, Context** context) { ENTER(EVEN_LOST); return *context = current(), OK; }
 DRIVER(cuCtxSetCurrent, Context* context) {
-    ENTER(INITIALIZED);
+    ENTER(EVEN_LOST);
     REQUIRE(!context || context->retained, CONTEXT_IS_DESTROYED);
     if (!stack.empty()) stack.pop_back();
     if (context) stack.push_back(context);

@@ -297,8 +297,9 @@ def test_a_trap_is_for_ever(run: Run) -> None:
         kernel = RowsKernel(frames, 0.25, 0.5, 9)
         kernel.start(stream)
         assert code("cuStreamSynchronize", stream) == 719
-        assert {code("cuMemAlloc", 8), code("cuCtxPopCurrent"), code("cuCtxPushCurrent", context)} == {719}
-        assert {code("cuCtxSynchronize"), code("cuDevicePrimaryCtxRelease", 0)} == {719}
+        assert {code("cuMemAlloc", 8), code("cuCtxSynchronize")} == {719}
+        assert {code("cuCtxPushCurrent", context), code("cuCtxPopCurrent")} == {0}  # as an H200 answers
+        assert code("cuDevicePrimaryCtxRelease", 0) == 0
         assert code("cuInit", 0) == code("cuDeviceGet", 0) == 0
         assert cu("cuGetErrorString", driver.CUresult(719)) == b"unspecified launch failure"
     """)

@@ -77,6 +77,7 @@ class OnnxRuntimeGpuBackend(GpuBackend):
             raise InputError(f"no provider {provider!r} for a GPU; give {', '.join(PROVIDERS)}")
         self.provider = provider
         self._path, self._cache = existing(Path(model)), None if cache is None else Path(cache)
+        self._is_quantized = b"QuantizeLinear" in self._path.read_bytes()
         self._known = session_manifest(open_session(self._path, threads=1, optimize=False), str(model))
         super().__init__(device=device, streams=streams, graphs=graphs, spin=spin)
 
@@ -97,6 +98,7 @@ class OnnxRuntimeGpuBackend(GpuBackend):
             graphs=self._graphs and provider.may_capture(self.manifest) and not is_refused,
             manifest=self.manifest,
             cache=self._cache,
+            channels_last=not self._is_quantized,
         )
         return _Bindings(self.gpu, self._path, provider, asked, is_first=not self._lanes)
 
@@ -184,6 +186,10 @@ class _Bindings(Execution):
 
     def _opened(self, is_first: bool) -> Any:
         """A session all of whose operators run on the GPU, captured; or with less, which is said."""
+        try:
+            return self._session_of(self._asked, on_gpu_alone=True)
+        except BackendError:
+            self._asked = dataclasses.replace(self._asked, channels_last=False)  # which not every build knows
         try:
             return self._session_of(self._asked, on_gpu_alone=True)
         except BackendError as error:

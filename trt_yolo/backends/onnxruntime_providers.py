@@ -40,6 +40,8 @@ class Asked:
         graphs: Whether it captures CUDA graphs by itself.
         manifest: What the model is.
         cache: Folder for what a provider builds; None: it is not kept.
+        channels_last: Whether CUDA's convolutions work on NHWC, as tensor cores do. Of Q/DQ graphs ONNX Runtime makes
+            one that does not run.
     """
 
     device: int
@@ -47,6 +49,7 @@ class Asked:
     graphs: bool
     manifest: Manifest
     cache: Path | None = None
+    channels_last: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +95,8 @@ def _cuda(asked: Asked) -> Options:
     return _on_device(asked) | {
         "enable_cuda_graph": _flag(asked.graphs),
         "arena_extend_strategy": "kSameAsRequested",  # twice as much each time is for models that grow
-        "cudnn_conv_algo_search": "HEURISTIC",  # trying all algorithms takes seconds at each new batch size
+        "cudnn_conv_algo_search": "HEURISTIC",  # trying all algorithms takes seconds, and gains nothing
+        "prefer_nhwc": _flag(asked.channels_last),
     }
 
 
