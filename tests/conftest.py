@@ -83,10 +83,10 @@ def yolov8n_onnx(yolov8n: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def _exported(
     factory: pytest.TempPathFactory, *, source: Path | None = None, batch: str = "1", head: bool = False
 ) -> Path:
-    from trt_yolo.export.exporting import export_model
+    from trt_yolo.artifacts.shapes import parse_batch
+    from trt_yolo.artifacts.weights import demo_checkpoint
+    from trt_yolo.export.onnx_from_model import export_model
     from trt_yolo.export.options import ExportOptions
-    from trt_yolo.export.weights import demo_checkpoint
-    from trt_yolo.shapes import parse_batch
 
     options = ExportOptions(batch=parse_batch(batch), head=head)
     report = export_model(source or demo_checkpoint(), out=factory.mktemp("engines"), options=options)

@@ -39,7 +39,7 @@ def test_exported_names_are_pinned() -> None:
         ("Detections", "trt_yolo.detections"),
         ("Model", "trt_yolo.runtime.model"),
         ("TrtYoloError", "trt_yolo.errors"),
-        ("load", "trt_yolo.loading"),
+        ("load", "trt_yolo.loader"),
     ],
 )
 def test_exported_names_are_those_of_their_modules(name: str, home: str) -> None:

@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 import trt_yolo
-from trt_yolo.bench.files_to_detections import FilesToDetections
 from trt_yolo.bench.images import write_scenes
+from trt_yolo.bench.loads import Scenario
 from trt_yolo.bench.runtime import null_model
-from trt_yolo.bench.scenario import Scenario
+from trt_yolo.bench.scope_e2e import FilesToDetections
 from trt_yolo.bench.statistics import ratio_of
 from trt_yolo.runtime.model import Model
 

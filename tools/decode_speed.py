@@ -24,10 +24,10 @@ import cv2
 import numpy as np
 
 from trt_yolo.bench.statistics import ratio_of
-from trt_yolo.cores import default_decode_threads, usable_cpus
 from trt_yolo.errors import ImageError, TrtYoloError
-from trt_yolo.media import gpu_images, video
-from trt_yolo.media.decoding import decoder_for
+from trt_yolo.hardware.cores import default_decode_threads, usable_cpus
+from trt_yolo.media import video
+from trt_yolo.media.decoders import decoder_for, why_not
 from trt_yolo.media.images import Decode
 from trt_yolo.media.sources import find_images, is_video
 
@@ -70,7 +70,7 @@ def of_images(source: str) -> dict[str, Any]:
     """
     threads = default_decode_threads(usable_cpus().count)
     files = [(path.read_bytes(), path.name) for path in find_images([source])]
-    reason = gpu_images.why_not()
+    reason = why_not()
     decoders: dict[str, Decode] = {"cpu": decoder_for("cpu"), "opencv": _by_opencv}
     if not reason:
         decoders["gpu"] = decoder_for("gpu")

@@ -26,11 +26,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 from gpu_rows import VARIABLE, add, read  # noqa: E402
 
 from tests.gpu.artifacts import FOLDER, demo_artifact, deploy_artifacts, make_artifacts  # noqa: E402
+from trt_yolo.artifacts.shapes import BatchRange  # noqa: E402
 from trt_yolo.backends.onnxruntime_providers import unusable  # noqa: E402
-from trt_yolo.engine.from_onnx import manifest_of_onnx  # noqa: E402
-from trt_yolo.engine.loadable import engine_at  # noqa: E402
+from trt_yolo.build.engine_from_onnx import manifest_of_onnx  # noqa: E402
+from trt_yolo.engine.compatibility import engine_at  # noqa: E402
 from trt_yolo.errors import InputError, TrtYoloError  # noqa: E402
-from trt_yolo.shapes import BatchRange  # noqa: E402
 
 TOOL, SCHEMA = "trt-yolo gpu_report", 1
 _PYTEST = ["-m", "pytest", "-q", "-p", "gpu_rows", "-p", "no:cacheprovider", "--timeout", "60"]

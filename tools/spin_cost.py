@@ -21,7 +21,7 @@ import numpy as np
 from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
 from trt_yolo.bench.loads import timed_for
 from trt_yolo.bench.statistics import ratio_of
-from trt_yolo.cores import usable_cpus
+from trt_yolo.hardware.cores import usable_cpus
 
 ROUNDS = 10
 SECONDS = 0.8

@@ -15,7 +15,7 @@ from trt_yolo.version import __version__
 if TYPE_CHECKING:
     from trt_yolo.detections import Detections
     from trt_yolo.errors import TrtYoloError
-    from trt_yolo.loading import load
+    from trt_yolo.loader import load
     from trt_yolo.runtime.model import Model
 
 __all__ = ["Detections", "Model", "TrtYoloError", "__version__", "load"]
@@ -24,7 +24,7 @@ _HOMES = {
     "Detections": "trt_yolo.detections",
     "Model": "trt_yolo.runtime.model",
     "TrtYoloError": "trt_yolo.errors",
-    "load": "trt_yolo.loading",
+    "load": "trt_yolo.loader",
 }
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from trt_yolo.artifacts.manifest import DEFAULT_ROWS, Manifest
+from trt_yolo.artifacts.shapes import BatchRange
 from trt_yolo.backends.base import Backend, Frames, Output, Rows, output_from_head
 from trt_yolo.errors import InputError
-from trt_yolo.manifest import DEFAULT_ROWS, Manifest
-from trt_yolo.shapes import BatchRange
 from trt_yolo.vision.nms import greedy_nms
 
 HW = (32, 64)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from trt_yolo.artifacts.shapes import BatchRange
 from trt_yolo.backends.lanes import Captures, MemoryStrategy, batch_sizes, fitting, strategy_for
-from trt_yolo.shapes import BatchRange
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import time
 import numpy as np
 import pytest
 
+from trt_yolo.artifacts.manifest import DEFAULT_ROWS, GraphKind, Manifest
+from trt_yolo.artifacts.shapes import BatchRange
 from trt_yolo.backends.null import NullBackend, null_from_manifest
 from trt_yolo.errors import InputError
-from trt_yolo.manifest import DEFAULT_ROWS, GraphKind, Manifest
-from trt_yolo.shapes import BatchRange
 
 UP_TO_8 = BatchRange(1, 8)
 

@@ -13,16 +13,16 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.assertions import assert_detections_match
+from trt_yolo.artifacts.manifest import DEFAULT_ROWS
+from trt_yolo.artifacts.shapes import BatchRange
 from trt_yolo.backends.base import Rows
 from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
-from trt_yolo.cores import usable_cpus
 from trt_yolo.demo.scenes import scene
 from trt_yolo.detections import Detections
 from trt_yolo.errors import BackendError, InputError, TrtYoloError, UnsupportedModelError
-from trt_yolo.export.exporting import export_model
+from trt_yolo.export.onnx_from_model import export_model
 from trt_yolo.export.options import ExportOptions
-from trt_yolo.manifest import DEFAULT_ROWS
-from trt_yolo.shapes import BatchRange
+from trt_yolo.hardware.cores import usable_cpus
 from trt_yolo.vision.nms import greedy_nms
 
 HW = (64, 64)

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from tests.engine.plans import gpu
+from trt_yolo.artifacts.manifest import Manifest
+from trt_yolo.artifacts.shapes import BatchRange
 from trt_yolo.backends import onnxruntime_gpu
 from trt_yolo.backends import onnxruntime_providers as providers
 from trt_yolo.backends.onnxruntime_providers import (
@@ -24,8 +26,6 @@ from trt_yolo.backends.onnxruntime_providers import (
     unusable,
 )
 from trt_yolo.errors import BackendError, InputError, MissingDependencyError
-from trt_yolo.manifest import Manifest
-from trt_yolo.shapes import BatchRange
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 TENSORRT, RTX = "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"

@@ -12,15 +12,15 @@ import pytest
 from tests.engine.plans import facts_of, gpu, here, manifest_for, tensorrt_plan, write_pair
 from trt_yolo.backends import tensorrt as backend
 from trt_yolo.backends.tensorrt import TensorRTBackend
-from trt_yolo.engine import loadable
-from trt_yolo.engine.from_onnx import engine_from_onnx
+from trt_yolo.build.engine_from_onnx import engine_from_onnx
+from trt_yolo.engine import compatibility
 from trt_yolo.engine.plan import Family
 from trt_yolo.errors import EngineError, MissingDependencyError, UnsupportedModelError
 
 
 @pytest.fixture(autouse=True)
 def _without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trt_yolo.engine.device._driver", lambda: None)
+    monkeypatch.setattr("trt_yolo.hardware.gpus._driver", lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_another_machine(
 ) -> None:
     """Machines that are made up: TensorRT is not asked, nor imported."""
     write_pair(tmp_path / "model.engine", tensorrt_plan())
-    monkeypatch.setattr(loadable, "this_machine", lambda: here(versions, capability, platform))
+    monkeypatch.setattr(compatibility, "this_machine", lambda: here(versions, capability, platform))
     monkeypatch.setattr(backend, "Library", None)
     with pytest.raises(EngineError, match=why):
         TensorRTBackend(tmp_path / "model.engine")
@@ -81,7 +81,7 @@ def test_damaged_files(tmp_path: Path) -> None:
 
 def test_without_a_cuda_binding(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine where it would load."""
-    monkeypatch.setattr(loadable, "devices", lambda: [gpu()])
+    monkeypatch.setattr(compatibility, "devices", lambda: [gpu()])
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     with pytest.raises(
@@ -93,7 +93,7 @@ def test_without_a_cuda_binding(engine: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_without_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its records are there and it does not import, as with half an installation."""
     write_pair(tmp_path / "model.engine", tensorrt_plan())
-    monkeypatch.setattr(loadable, "this_machine", lambda: here({"tensorrt": "10.13.0.35"}))
+    monkeypatch.setattr(compatibility, "this_machine", lambda: here({"tensorrt": "10.13.0.35"}))
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     monkeypatch.setitem(sys.modules, "tensorrt_lean", None)
     with pytest.raises(
@@ -114,7 +114,7 @@ def test_a_broken_pycuda_is_no_traceback(
     monkeypatch.syspath_prepend(str(tmp_path))
     for name in ("pycuda", "pycuda.driver"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(loadable, "devices", lambda: [gpu()])
+    monkeypatch.setattr(compatibility, "devices", lambda: [gpu()])
     monkeypatch.setenv("TRT_YOLO_CUDA", "pycuda")
     try:
         with pytest.raises(MissingDependencyError, match="pycuda does not import"):

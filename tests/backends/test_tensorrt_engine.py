@@ -11,8 +11,8 @@ import pytest
 
 from tests.engine.plans import tensorrt_plan
 from trt_yolo.backends.tensorrt_engine import LoadedEngine
+from trt_yolo.engine.compatibility import Engine
 from trt_yolo.engine.library import Library
-from trt_yolo.engine.loadable import Engine
 from trt_yolo.engine.plan import Family, plan_file
 from trt_yolo.errors import BackendError
 

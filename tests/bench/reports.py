@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from trt_yolo.bench.figures import Figures, Stages, WarmUp, figures_of
-from trt_yolo.bench.result import (
+from trt_yolo.bench.loads import Scenario
+from trt_yolo.bench.report import (
     AgainstBaseline,
     Best,
     Compared,
@@ -21,10 +22,9 @@ from trt_yolo.bench.result import (
     Setting,
     Trial,
 )
-from trt_yolo.bench.scenario import Scenario
 from trt_yolo.bench.statistics import Ratio, ratio_of
 from trt_yolo.bench.window import Query, Window
-from trt_yolo.runtime.jobs import StageTimes
+from trt_yolo.runtime.job import StageTimes
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&%{x}<b>$\\frac{a}{b}$\n\x1b[31m\udcff.onnx"
 """The name of a model, as a file may be called."""

@@ -19,7 +19,7 @@ import pytest
 
 from tests.bench import browser, reports
 from trt_yolo.bench.page import page_of
-from trt_yolo.bench.result import Report
+from trt_yolo.bench.report import Report
 from trt_yolo.bench.statistics import Ratio
 from trt_yolo.errors import InputError, MissingDependencyError
 

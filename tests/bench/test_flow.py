@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from tests.bench.pipeline import Pipeline
-from trt_yolo.bench.bare_engine import BareEngine
-from trt_yolo.bench.files_to_detections import FilesToDetections
 from trt_yolo.bench.flow import ROUNDS, SETTLING, Flow
+from trt_yolo.bench.loads import Scenario
 from trt_yolo.bench.recovery import WithKills
-from trt_yolo.bench.scenario import Scenario
-from trt_yolo.bench.slot_to_slot import SlotToSlot
+from trt_yolo.bench.scope_e2e import FilesToDetections
+from trt_yolo.bench.scope_engine import BareEngine
+from trt_yolo.bench.scope_infer import SlotToSlot
 from trt_yolo.bench.window import Contender, Window
 from trt_yolo.errors import BackendError
 

@@ -12,12 +12,10 @@ import pytest
 
 import trt_yolo
 from tests.bench.subjects import null_subject, on_a_noisy_machine
-from trt_yolo.bench.files_to_detections import FilesToDetections
-from trt_yolo.bench.finding import find_rate
-from trt_yolo.bench.loads import poisson_arrivals
-from trt_yolo.bench.measuring import Plan
-from trt_yolo.bench.result import SCOPES
-from trt_yolo.bench.scenario import Scenario
+from trt_yolo.bench.loads import Scenario, poisson_arrivals
+from trt_yolo.bench.measure import Plan, find_rate
+from trt_yolo.bench.report import SCOPES
+from trt_yolo.bench.scope_e2e import FilesToDetections
 from trt_yolo.bench.statistics import Latency, latency_of, ratio_of
 from trt_yolo.bench.window import Window
 
@@ -198,7 +196,7 @@ def test_a_limit_that_nothing_keeps(paths: list[Path]) -> None:
 
         plan = Plan(seconds=0.2)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("trt_yolo.bench.finding._LONGEST_S", 0.5)
+            patch.setattr("trt_yolo.bench.measure._LONGEST_S", 0.5)
             *_, found = find_rate(load_at, limit_ms=20.0, plan=plan, seed=1, say=lambda _: None)
     assert found.rate is None
     assert not any(trial.held for trial in found.trials)

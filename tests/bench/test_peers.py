@@ -22,15 +22,15 @@ import trt_yolo
 from tests.assertions import assert_detections_match, share_matched
 from tests.runtime.models import children, is_running, wait_until
 from trt_yolo import Detections
+from trt_yolo.artifacts.weights import demo_checkpoint
 from trt_yolo.bench.flow import ROUNDS
 from trt_yolo.bench.images import write_scenes
-from trt_yolo.bench.peers import DETECTING, PEERS, PeerOptions, available, process, serving, why_not
+from trt_yolo.bench.peers import DETECTING, PEERS, PeerOptions, available, process, serve, why_not
 from trt_yolo.bench.peers.interface import Found, Ready, Rows
 from trt_yolo.bench.peers.process import PeerProcess
 from trt_yolo.bench.window import Contender
 from trt_yolo.demo.scenes import scene
 from trt_yolo.errors import BackendError, InputError
-from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.media.images import read_image, write_jpeg
 
 _IMAGES = 7
@@ -189,7 +189,7 @@ def test_an_image_that_does_not_come_back_is_no_rate() -> None:
 
     files = itertools.chain(["a", "b", "lost"], itertools.repeat("c"))
     with pytest.raises(BackendError, match=r"(\d+) images were sent and (?!\1)\d+ came back"):
-        serving._timed(Ready(run=lossy, under_way=1), files, 0.0)
+        serve._timed(Ready(run=lossy, under_way=1), files, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_a_peer_that_cannot_start_says_how_to_see_why() -> None:
 @pytest.mark.timeout(300)
 def test_ultralytics_and_the_seed_run_the_same_weights(paths: list[Path]) -> None:
     pytest.importorskip("ultralytics")
-    from trt_yolo.export.weights import demo_checkpoint
+    from trt_yolo.artifacts.weights import demo_checkpoint
 
     options = PeerOptions(
         imgsz=[256, 256],

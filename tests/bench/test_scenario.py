@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trt_yolo.bench.loads import poisson_arrivals
+from trt_yolo.bench.loads import Scenario, poisson_arrivals, scenario_words, split_words
 from trt_yolo.bench.options import (
     BenchOptions,
     layouts_of,
@@ -16,7 +16,6 @@ from trt_yolo.bench.options import (
     scopes_of,
     share_of,
 )
-from trt_yolo.bench.scenario import Scenario, scenario_words, split_words
 from trt_yolo.bench.subject import Layout
 from trt_yolo.errors import InputError
 

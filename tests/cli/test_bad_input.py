@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 
 from tests.cli.commands import TIMEOUT_S, Command, Outcome, assert_one_error, run_process
+from trt_yolo.artifacts.weights import demo_checkpoint
 from trt_yolo.demo.scenes import scene
-from trt_yolo.export.weights import demo_checkpoint
 
 
 class _Evil:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.cli.commands import Command, assert_one_error, run_process
-from trt_yolo.cores import usable_cpus
 from trt_yolo.demo.scenes import scene
+from trt_yolo.hardware.cores import usable_cpus
 from trt_yolo.media.images import write_jpeg
 
 QUICK = ("--duration", "0.5", "--min-count", "3")
@@ -169,15 +169,15 @@ def test_lost_workers(demo_onnx: Path, cli: Command) -> None:
 _INTERRUPTED = """
 import os, signal, threading
 from trt_yolo.__main__ import main
-from trt_yolo.bench import measuring
+from trt_yolo.bench import measure
 
-class Progress(measuring.Progress):
+class Progress(measure.Progress):
     def __init__(self, **given):
         super().__init__(**given)
         if not self.is_warm_up:  # a window that counts is whole: Ctrl-C cuts the next, which lasts 6 s
             threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
 
-measuring.Progress = Progress
+measure.Progress = Progress
 main()
 """
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commands import Command, Outcome, run_process
-from trt_yolo.cores import Cpus
-from trt_yolo.environment import FEATURES
+from trt_yolo.hardware.cores import Cpus
+from trt_yolo.hardware.packages import FEATURES
 from trt_yolo.version import __version__
 
 
@@ -51,7 +51,7 @@ def test_the_cpus_and_why(
     quota: float | None, flags: list[str], wanted: list[str], cli: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cpus = Cpus(cores=(0, 1), quota=quota, machine=64)
-    monkeypatch.setattr("trt_yolo.cores.usable_cpus", lambda: cpus)
+    monkeypatch.setattr("trt_yolo.hardware.cores.usable_cpus", lambda: cpus)
     monkeypatch.setattr(
         "trt_yolo.hardware.processor.processor", lambda root: {"cpu": "A processor", "cpu_flags": flags}
     )

@@ -12,9 +12,9 @@ import pytest
 
 from tests.cli.commands import Command, Outcome, assert_one_error, run_process
 from tests.engine.plans import gpu, left_in, manifest_for, tensorrt_plan, ultralytics, write_pair
+from trt_yolo.build.engine_from_onnx import engine_from_onnx
 from trt_yolo.demo.scenes import scene, write_yolo_dataset
-from trt_yolo.engine import loadable
-from trt_yolo.engine.from_onnx import engine_from_onnx
+from trt_yolo.engine import compatibility
 from trt_yolo.engine.plan import manifest_path
 from trt_yolo.media.images import write_jpeg
 
@@ -25,7 +25,7 @@ NO_GPU = "no NVIDIA GPU answers here"
 
 @pytest.fixture(autouse=True)
 def _without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trt_yolo.engine.device._driver", lambda: None)
+    monkeypatch.setattr("trt_yolo.hardware.gpus._driver", lambda: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
 
 
@@ -109,7 +109,7 @@ def test_predict_where_it_would_load_but_for_a_cuda_binding(
     workers: str, monkeypatch: pytest.MonkeyPatch, cli: Command
 ) -> None:
     """A GPU is made up in this process; a worker looks for itself, and finds none."""
-    monkeypatch.setattr(loadable, "devices", lambda: [gpu()])
+    monkeypatch.setattr(compatibility, "devices", lambda: [gpu()])
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     outcome = cli("predict", "good.engine", "image.jpg", "--workers", workers)
@@ -202,7 +202,7 @@ def test_doctor_without_engines(folder: str, cli: Command) -> None:
 
 def test_doctor_says_what_loads(files: Path, monkeypatch: pytest.MonkeyPatch, cli: Command) -> None:
     """With a GPU that is made up."""
-    monkeypatch.setattr(loadable, "devices", lambda: [gpu("12.0", "NVIDIA [bold]RTX[/bold] 5090")])
+    monkeypatch.setattr(compatibility, "devices", lambda: [gpu("12.0", "NVIDIA [bold]RTX[/bold] 5090")])
     outcome = cli("doctor", "--engines", ".")
     assert _rows(outcome)["good.engine"][1] == "yes"
     assert _rows(outcome)["nobodys.engine"][1] == "yes"

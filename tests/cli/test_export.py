@@ -12,9 +12,9 @@ import onnx
 import pytest
 
 from tests.cli.commands import Command
+from trt_yolo.artifacts.manifest import METADATA_KEY
 from trt_yolo.demo.scenes import NAMES
-from trt_yolo.export.graph import dimensions
-from trt_yolo.manifest import METADATA_KEY
+from trt_yolo.graph.writer import dimensions
 
 pytest.importorskip("onnxruntime")
 

@@ -21,12 +21,12 @@ import pytest
 from tests.cli.commands import TIMEOUT_S, Command, Outcome, assert_one_error, run_process
 from tests.engine.plans import children_of, left_in
 from tests.runtime.models import is_running, wait_until
+from trt_yolo.artifacts.manifest import METADATA_KEY, manifest_from_json
+from trt_yolo.build.engine_from_onnx import engine_from_onnx
 from trt_yolo.demo.scenes import write_yolo_dataset
-from trt_yolo.engine.from_onnx import engine_from_onnx
-from trt_yolo.engine.loadable import engine_at
+from trt_yolo.engine.compatibility import engine_at
 from trt_yolo.engine.plan import plan_file
-from trt_yolo.manifest import METADATA_KEY, manifest_from_json
-from trt_yolo.precision import making
+from trt_yolo.precision import maker
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("tensorrt_rtx", reason="extra `rtx` is not installed")
@@ -35,7 +35,7 @@ pytest.importorskip("tensorrt_rtx", reason="extra `rtx` is not installed")
 @pytest.fixture(autouse=True)
 def _without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever the tests run, TensorRT for RTX builds, and nothing runs what it built."""
-    monkeypatch.setattr("trt_yolo.engine.device._driver", lambda: None)
+    monkeypatch.setattr("trt_yolo.hardware.gpus._driver", lambda: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
 
 
@@ -261,7 +261,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_accuracy_goes_into_the_engines_manifest(
     precision: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Command
 ) -> None:
-    monkeypatch.setattr(making, "_PROBES", 2)
+    monkeypatch.setattr(maker, "_PROBES", 2)
     outcome = cli(
         "export", f"--{precision}", "--calib-method", "minmax", "--data", str(data), "--imgsz", "64",
         "--max-drop", "50", "--no-check", "--format", "engine", "--out", str(tmp_path), "--json",

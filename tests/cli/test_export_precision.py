@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.cli.commands import Command, Outcome, assert_one_error, run_process
 from trt_yolo.demo.scenes import write_yolo_dataset
 from trt_yolo.media.images import write_jpeg
-from trt_yolo.precision import gate, making
+from trt_yolo.precision import maker, search
 
 pytest.importorskip("onnxruntime")
 
@@ -368,9 +368,9 @@ def test_bad_input_in_a_process_of_its_own(files: Path, tmp_path: Path) -> None:
 def test_a_drop_that_is_not_allowed(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Command
 ) -> None:
-    monkeypatch.setattr(making, "_PROBES", 2)
-    monkeypatch.setattr(making, "LEAST_INT8_SHARE", 1.0)
-    monkeypatch.setattr(gate, "drop_points", lambda before, after: 2.5)
+    monkeypatch.setattr(maker, "_PROBES", 2)
+    monkeypatch.setattr(maker, "LEAST_INT8_SHARE", 1.0)
+    monkeypatch.setattr(search, "drop_points", lambda before, after: 2.5)
     arguments = ["--imgsz", "128", "--calib-method", "minmax", "--data", str(data), "--no-check"]
     outcome = cli("export", "--int8", *arguments, "--out", str(tmp_path / "out"))
     assert_one_error(outcome, "loses 2.50 points", "1 allowed", "--max-drop", "--data")

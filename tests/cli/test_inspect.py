@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.cli.commands import Command, assert_one_error
-from trt_yolo.export.weights import demo_checkpoint
+from trt_yolo.artifacts.weights import demo_checkpoint
 
 
 def _relu(**metadata: str) -> bytes:

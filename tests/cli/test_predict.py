@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from tests.cli.commands import Command, assert_one_error, run_process
+from trt_yolo.artifacts.weights import demo_checkpoint
 from trt_yolo.demo.scenes import NAMES, scene
-from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.media.images import read_image
 
 pytest.importorskip("onnxruntime")

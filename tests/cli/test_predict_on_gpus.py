@@ -51,7 +51,7 @@ def test_every_command_that_runs_a_model_takes_spin(
         told.append(spin)
         raise InputError("far enough")
 
-    monkeypatch.setattr("trt_yolo.loading.chosen_spin", chosen)
+    monkeypatch.setattr("trt_yolo.loader.chosen_spin", chosen)
     name, *more = command.split()
     rest = {"predict": [photos], "val": ["--data=coco8.yaml"]}.get(name, [])
     if name == "val":

@@ -119,6 +119,6 @@ def test_decoders(folder: Path, demo_onnx: Path, cli: Command, monkeypatch: pyte
     assert cli("predict", str(demo_onnx), str(folder / "a.png"), "--decoder", "cpu").code == 0
     refused = cli("predict", str(demo_onnx), str(folder / "a.png"), "--decoder", "nvdec")
     assert_one_error(refused, "no decoder 'nvdec'; give auto, cpu, gpu")
-    monkeypatch.setattr("trt_yolo.media.gpu_images.devices", list)
+    monkeypatch.setattr("trt_yolo.media.decoders.devices", list)
     absent = cli("predict", str(demo_onnx), str(folder / "a.png"), "--decoder", "gpu")
     assert_one_error(absent, "cannot be decoded on a GPU here")

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commands import Command, assert_one_error, run_process
+from trt_yolo.artifacts.weights import demo_checkpoint
 from trt_yolo.cli.system_errors import line_of
-from trt_yolo.export.weights import demo_checkpoint
 
 
 def _error(number: int, path: str | bytes | None = None) -> OSError:

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from tests.cli.commands import Command, assert_one_error, run_process
+from trt_yolo.artifacts.weights import demo_checkpoint
 from trt_yolo.demo.scenes import write_yolo_dataset
-from trt_yolo.export.weights import demo_checkpoint
 
 IMAGES = 6
 DIGITS = [str(digit) for digit in range(10)]

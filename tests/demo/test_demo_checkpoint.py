@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from trt_yolo.artifacts.weights import demo_checkpoint
 from trt_yolo.demo.scenes import NAMES, write_yolo_dataset
-from trt_yolo.export.head_from_checkpoint import checkpoint_from_file
-from trt_yolo.export.weights import demo_checkpoint
+from trt_yolo.graph.head_from_checkpoint import checkpoint_from_file
 
 
 def test_is_small_and_named() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trt_yolo.engine.from_onnx import EngineReport, engine_from_onnx
+from trt_yolo.build.engine_from_onnx import EngineReport, engine_from_onnx
 
 
 def copied(onnx: Path, folder: Path, name: str = "model.onnx") -> Path:

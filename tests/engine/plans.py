@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.runtime.models import is_running
-from trt_yolo.engine.device import Device
-from trt_yolo.engine.loadable import Here
+from trt_yolo.artifacts.manifest import EngineFacts, Manifest
+from trt_yolo.artifacts.shapes import BatchRange
+from trt_yolo.engine.compatibility import Here
 from trt_yolo.engine.plan import Family, manifest_path
-from trt_yolo.manifest import EngineFacts, Manifest
-from trt_yolo.shapes import BatchRange
+from trt_yolo.hardware.gpus import Device
 
 VERSION = (10, 13, 0, 35)
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engine.plans import gpu
+from trt_yolo.artifacts.shapes import BatchRange, parse_batch
 from trt_yolo.cli.main import app
-from trt_yolo.engine.device import Device
 from trt_yolo.engine.library import (
     RTX_CAPABILITIES,
     Library,
@@ -37,7 +37,7 @@ from trt_yolo.engine.options import (
     parse_profile,
 )
 from trt_yolo.errors import InputError, MissingDependencyError
-from trt_yolo.shapes import BatchRange, parse_batch
+from trt_yolo.hardware.gpus import Device
 
 FLAGS = {"--version-compatible", "--strip-weights", "--sparse"}
 

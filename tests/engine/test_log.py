@@ -10,10 +10,10 @@ import pytest
 
 from tests.engine.plans import python, tensorrt_plan
 from trt_yolo.engine import log as log_module
-from trt_yolo.engine.device import cuda_version
 from trt_yolo.engine.library import Library
 from trt_yolo.engine.log import Log, check_driver, in_one_line, started_builder, started_runtime
 from trt_yolo.errors import BackendError, MissingDependencyError
+from trt_yolo.hardware.gpus import cuda_version
 
 without_driver = pytest.mark.skipif(bool(cuda_version()), reason="an NVIDIA driver is here")
 
@@ -29,9 +29,9 @@ OPENED = """
 import sys
 from pathlib import Path
 from trt_yolo.backends.tensorrt_engine import LoadedEngine
-from trt_yolo.engine.inspector import layer_information
+from trt_yolo.inspection.from_inspector import layer_information
 from trt_yolo.engine.library import Library
-from trt_yolo.engine.loadable import Engine
+from trt_yolo.engine.compatibility import Engine
 from trt_yolo.engine.plan import plan_file
 from trt_yolo.errors import BackendError
 

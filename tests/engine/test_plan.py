@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.engine.plans import VERSION, python, tensorrt_plan, ultralytics
-from trt_yolo.engine.from_onnx import EngineReport
+from trt_yolo.artifacts.weights import demo_checkpoint
+from trt_yolo.build.engine_from_onnx import EngineReport
 from trt_yolo.engine.plan import (
     failed_log_path,
     log_path,
@@ -23,7 +24,6 @@ from trt_yolo.engine.plan import (
     ultralytics_metadata,
 )
 from trt_yolo.errors import EngineError
-from trt_yolo.export.weights import demo_checkpoint
 
 
 def _refused(path: Path) -> str:

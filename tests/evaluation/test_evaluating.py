@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
+from trt_yolo.artifacts.weights import demo_checkpoint
 from trt_yolo.demo.scenes import scene
 from trt_yolo.errors import ImageError, InputError
 from trt_yolo.evaluation.dataset import Labels, dataset_from_yaml, labels_of_all
 from trt_yolo.evaluation.evaluating import evaluate, samples, truth_from_labels
 from trt_yolo.evaluation.head_runner import HeadRunner
-from trt_yolo.export.weights import demo_checkpoint
 
 REFERENCE_MAP50_95, REFERENCE_MAP50 = 0.4451, 0.5972  # `yolo val`, ../shared/data/SOURCES.md
 TOLERANCE = 0.003

@@ -10,12 +10,12 @@ import numpy.typing as npt
 import onnx
 import pytest
 
+from trt_yolo.artifacts.weights import demo_checkpoint
 from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
 from trt_yolo.demo.scenes import scene
 from trt_yolo.errors import BackendError, InputError, UnsupportedModelError
 from trt_yolo.evaluation.head_runner import HeadRunner
-from trt_yolo.export.graph import FLOAT16
-from trt_yolo.export.weights import demo_checkpoint
+from trt_yolo.graph.writer import FLOAT16
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +104,8 @@ def _half(head: Path) -> onnx.ModelProto:
 def test_half_precision_graphs(
     demo_head_onnx: Path, frames: npt.NDArray[np.uint8], wanted: npt.NDArray[np.float32]
 ) -> None:
-    from trt_yolo.export.deploy_from_head import deploy_from_head
-    from trt_yolo.manifest import METADATA_KEY, Manifest, manifest_from_json
+    from trt_yolo.artifacts.manifest import METADATA_KEY, Manifest, manifest_from_json
+    from trt_yolo.graph.deploy_from_head import deploy_from_head
 
     head = _half(demo_head_onnx)
     about = next(entry.value for entry in head.metadata_props if entry.key == METADATA_KEY)

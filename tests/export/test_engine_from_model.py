@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from tests.engine.plans import left_in
-from trt_yolo.engine.loadable import engine_at
+from trt_yolo.artifacts.shapes import BatchRange
+from trt_yolo.artifacts.weights import demo_checkpoint
+from trt_yolo.engine.compatibility import engine_at
 from trt_yolo.engine.options import EngineOptions
 from trt_yolo.errors import ExportError, InputError, MissingDependencyError, TrtYoloError
 from trt_yolo.export import engine_from_model as stage
 from trt_yolo.export.engine_from_model import engine_from_model
 from trt_yolo.export.options import ExportOptions, Precision
-from trt_yolo.export.weights import demo_checkpoint
-from trt_yolo.precision.making import PrecisionOptions
-from trt_yolo.shapes import BatchRange
+from trt_yolo.precision.maker import PrecisionOptions
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("tensorrt_rtx", reason="extra `rtx` is not installed")
@@ -28,7 +28,7 @@ SMALL = ExportOptions(imgsz_hw=(64, 64), check=False)
 
 @pytest.fixture(autouse=True)
 def _without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trt_yolo.engine.device._driver", lambda: None)
+    monkeypatch.setattr("trt_yolo.hardware.gpus._driver", lambda: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
 
 
@@ -222,7 +222,7 @@ def test_a_failed_build_keeps_the_onnx(tmp_path: Path, monkeypatch: pytest.Monke
     def fail(*_: Any) -> None:
         raise ExportError("the engine fails its test")
 
-    monkeypatch.setattr("trt_yolo.engine.from_onnx.check_engine", fail)
+    monkeypatch.setattr("trt_yolo.build.engine_from_onnx.check_engine", fail)
     options = ExportOptions(imgsz_hw=(64, 64))
     with pytest.raises(ExportError, match="fails its test"):
         engine_from_model(demo_checkpoint(), out=tmp_path, options=options)

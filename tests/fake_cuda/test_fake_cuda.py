@@ -52,7 +52,7 @@ def run(library: Path) -> Run:
 
 def test_ctypes_and_cuda_bindings_find_the_device(run: Run) -> None:
     source = """
-        from trt_yolo.engine.device import cuda_version, devices
+        from trt_yolo.hardware.gpus import cuda_version, devices
         for one in devices():
             print(one.index, one.name, one.compute_capability, one.memory_bytes >> 20, one.integrated, one.pci_bus_id)
         cu("cuInit", 0)

@@ -9,11 +9,11 @@ import os
 import shutil
 from pathlib import Path
 
-from trt_yolo.engine.from_onnx import manifest_of_onnx
-from trt_yolo.export.exporting import export_model
+from trt_yolo.artifacts.shapes import BatchRange
+from trt_yolo.artifacts.weights import demo_checkpoint, find_weights
+from trt_yolo.build.engine_from_onnx import manifest_of_onnx
+from trt_yolo.export.onnx_from_model import export_model
 from trt_yolo.export.options import ExportOptions, Precision
-from trt_yolo.export.weights import demo_checkpoint, find_weights
-from trt_yolo.shapes import BatchRange
 
 FOLDER = "TRT_YOLO_ARTIFACTS"
 KINDS: dict[str, tuple[Precision, BatchRange | None]] = {

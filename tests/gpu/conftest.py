@@ -14,9 +14,9 @@ import pytest
 
 from tests.gpu.artifacts import demo_artifacts
 from trt_yolo.backends.cuda import Gpu
-from trt_yolo.engine.device import Device, devices
-from trt_yolo.engine.from_onnx import engine_from_onnx
-from trt_yolo.engine.loadable import engine_at
+from trt_yolo.build.engine_from_onnx import engine_from_onnx
+from trt_yolo.engine.compatibility import engine_at
+from trt_yolo.hardware.gpus import Device, devices
 
 # those that are installed: every test that runs a model runs over each of them
 _MODULES = {"cuda-bindings": "cuda", "pycuda": "pycuda"}

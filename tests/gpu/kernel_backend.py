@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trt_yolo.artifacts.manifest import Manifest, manifest_from_json
+from trt_yolo.artifacts.shapes import BatchRange
 from trt_yolo.backends.gpu import GpuBackend
 from trt_yolo.backends.gpu_lane import Execution
-from trt_yolo.manifest import Manifest, manifest_from_json
-from trt_yolo.shapes import BatchRange
 
 SOURCE = Path(__file__).with_name("rows_from_frames.cu")
 ROWS, SIDE, CLASSES = 64, 256, 16

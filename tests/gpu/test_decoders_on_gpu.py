@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from trt_yolo.demo.scenes import scene
-from trt_yolo.engine.device import Device
 from trt_yolo.errors import ImageError
-from trt_yolo.media import gpu_images, video
-from trt_yolo.media.decoding import decoder_for
-from trt_yolo.media.gpu_images import GpuImageDecoder
+from trt_yolo.hardware.gpus import Device
+from trt_yolo.media import decoders, video
+from trt_yolo.media.decoders import GpuImageDecoder, decoder_for
 from trt_yolo.media.images import decode_image, read_image
 
 pytestmark = pytest.mark.gpu
@@ -23,7 +22,7 @@ pytestmark = pytest.mark.gpu
 @pytest.fixture
 def decode(gpu: Device) -> GpuImageDecoder:
     """The GPU's image decoder."""
-    if reason := gpu_images.why_not():
+    if reason := decoders.why_not():
         pytest.skip(reason)
     return GpuImageDecoder(gpu.index)
 

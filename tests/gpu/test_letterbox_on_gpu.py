@@ -9,17 +9,17 @@ import pytest
 
 from tests.assertions import share_matched
 from tests.gpu.conftest import need
+from trt_yolo.artifacts.shapes import BatchRange
+from trt_yolo.artifacts.weights import demo_checkpoint
 from trt_yolo.backends.onnxruntime_providers import unusable
+from trt_yolo.build.engine_from_onnx import engine_from_onnx
 from trt_yolo.demo.scenes import scene
-from trt_yolo.engine.device import Device
-from trt_yolo.engine.from_onnx import engine_from_onnx
-from trt_yolo.engine.loadable import engine_at
+from trt_yolo.engine.compatibility import engine_at
 from trt_yolo.errors import MissingDependencyError
-from trt_yolo.export.exporting import export_model
+from trt_yolo.export.onnx_from_model import export_model
 from trt_yolo.export.options import ExportOptions
-from trt_yolo.export.weights import demo_checkpoint
-from trt_yolo.loading import load
-from trt_yolo.shapes import BatchRange
+from trt_yolo.hardware.gpus import Device
+from trt_yolo.loader import load
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("binding")]
 

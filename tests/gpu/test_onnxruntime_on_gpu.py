@@ -19,12 +19,12 @@ from tests.gpu.conftest import MOST_GROWTH_BYTES, growth_bytes
 from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
 from trt_yolo.backends.onnxruntime_gpu import OnnxRuntimeGpuBackend
 from trt_yolo.backends.onnxruntime_providers import PROVIDERS, ProviderName, unusable
+from trt_yolo.build.self_test import self_test
 from trt_yolo.demo.scenes import scene
 from trt_yolo.detections import Detections
-from trt_yolo.engine.device import Device
-from trt_yolo.engine.self_test import self_test
 from trt_yolo.evaluation.parity import check_frames
-from trt_yolo.loading import load
+from trt_yolo.hardware.gpus import Device
+from trt_yolo.loader import load
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("binding")]
 

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from trt_yolo.bench.machine import Meanwhile, machine_record
-from trt_yolo.engine.device import Device, devices
-from trt_yolo.telemetry import Nvml, PowerMeter, gpu_readings
+from trt_yolo.hardware.gpus import Device, devices
+from trt_yolo.hardware.machine import Meanwhile, machine_record
+from trt_yolo.hardware.nvml import Nvml, PowerMeter, gpu_readings
 
 pytestmark = pytest.mark.gpu
 
@@ -63,7 +63,7 @@ def test_a_gpu_keeps_its_name_under_another_number(gpu: Device) -> None:
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     visible = given.split(",")[last.index] if given else str(last.index)
     code = (
-        "from trt_yolo.engine.device import devices; from trt_yolo.telemetry import Nvml\n"
+        "from trt_yolo.hardware.gpus import devices; from trt_yolo.hardware.nvml import Nvml\n"
         "gpu, = devices(); nvml = Nvml(); print(gpu.pci_bus_id, nvml.whole_gpus() == [gpu], nvml.notes)"
     )
     done = subprocess.run(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from trt_yolo.cores import usable_cpus
+from trt_yolo.hardware.cores import usable_cpus
 from trt_yolo.hardware.processor import cpu_times, int8_instructions, processor, throttle_count
 
 CPU = "sys/devices/system/cpu"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from trt_yolo.artifacts.weights import demo_checkpoint
 from trt_yolo.errors import CheckpointError, InputError, UnsupportedModelError
-from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.inspection.from_checkpoint import inspection_from_checkpoint
 
 YOLOV8N_PARAMETERS = 3_157_200  # as Ultralytics counts them before fusing

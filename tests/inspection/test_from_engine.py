@@ -13,20 +13,20 @@ import pytest
 
 from tests.engine.plans import gpu, manifest_for, tensorrt_plan, ultralytics, write_pair
 from tests.precision import graphs
-from trt_yolo.engine import loadable
-from trt_yolo.engine.from_onnx import engine_from_onnx
+from trt_yolo.artifacts.manifest import METADATA_KEY, Accuracy, Manifest
+from trt_yolo.artifacts.shapes import BatchRange
+from trt_yolo.build.engine_from_onnx import engine_from_onnx
+from trt_yolo.engine import compatibility
 from trt_yolo.engine.options import EngineOptions
 from trt_yolo.engine.plan import manifest_path, plan_file
 from trt_yolo.errors import BackendError, EngineError, UnsupportedModelError
-from trt_yolo.export.deploy_from_head import deploy_from_head
+from trt_yolo.graph.deploy_from_head import deploy_from_head
 from trt_yolo.inspection import from_engine
 from trt_yolo.inspection.from_engine import inspection_from_engine
 from trt_yolo.inspection.from_onnx import inspection_from_onnx
 from trt_yolo.inspection.page import page_from_inspection
-from trt_yolo.manifest import METADATA_KEY, Accuracy, Manifest
 from trt_yolo.precision.fp16_from_float import fp16_from_float
 from trt_yolo.precision.int8_from_float import int8_from_float
-from trt_yolo.shapes import BatchRange
 
 pytest.importorskip("onnxruntime")
 
@@ -36,7 +36,7 @@ FUSED = "the layers are those of {}, from which it was built; TensorRT fuses the
 
 @pytest.fixture(autouse=True)
 def _without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trt_yolo.engine.device._driver", lambda: None)
+    monkeypatch.setattr("trt_yolo.hardware.gpus._driver", lambda: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
 
 
@@ -225,7 +225,7 @@ def test_no_engine_and_not_the_one_of_its_manifest(engine: Path) -> None:
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU that is made up."""
-    monkeypatch.setattr(loadable, "devices", lambda: [gpu("8.9")])
+    monkeypatch.setattr(compatibility, "devices", lambda: [gpu("8.9")])
 
 
 @pytest.mark.usefixtures("loads")

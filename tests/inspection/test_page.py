@@ -14,12 +14,12 @@ import pytest
 from onnx import save
 
 from tests.precision import graphs
-from trt_yolo.export.weights import demo_checkpoint
-from trt_yolo.inspection.folding import Box, Edge, fold
+from trt_yolo.artifacts.weights import demo_checkpoint
 from trt_yolo.inspection.from_checkpoint import inspection_from_checkpoint
 from trt_yolo.inspection.from_onnx import inspection_from_onnx
 from trt_yolo.inspection.inspection import Inspection, Layer, Multiplying, Precision, Tensor
 from trt_yolo.inspection.page import MOST_BOXES, page_from_inspection
+from trt_yolo.inspection.picture import Box, Edge, fold
 from trt_yolo.precision.int8_for_cpu import cpu_network, int8_for_cpu
 from trt_yolo.precision.int8_from_float import int8_from_float
 

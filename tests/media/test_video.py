@@ -17,7 +17,7 @@ import pytest
 from tests.engine.plans import gpu
 from tests.media.test_video_file import encoded, set_matrix, trimmed
 from trt_yolo.errors import ImageError, InputError, MissingDependencyError
-from trt_yolo.loading import load
+from trt_yolo.loader import load
 from trt_yolo.media import video
 from trt_yolo.media.video import read_video
 

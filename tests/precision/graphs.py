@@ -13,21 +13,21 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from trt_yolo.artifacts.shapes import BatchRange
+from trt_yolo.artifacts.weights import demo_checkpoint
 from trt_yolo.backends.base import images_for_head
 from trt_yolo.backends.onnxruntime import open_session
 from trt_yolo.demo.scenes import scene
-from trt_yolo.export.from_ultralytics import onnx_from_ultralytics
-from trt_yolo.export.graph import DEFAULT_OPSET
-from trt_yolo.export.head_from_checkpoint import checkpoint_from_file, head_from_checkpoint
-from trt_yolo.export.head_from_onnx import head_from_onnx
-from trt_yolo.export.weights import demo_checkpoint
+from trt_yolo.graph.from_ultralytics import onnx_from_ultralytics
+from trt_yolo.graph.head_from_checkpoint import checkpoint_from_file, head_from_checkpoint
+from trt_yolo.graph.head_from_onnx import head_from_onnx
+from trt_yolo.graph.writer import DEFAULT_OPSET
 from trt_yolo.media.images import read_image
 from trt_yolo.precision.calibration import Calibration, Target, calibration_of
 from trt_yolo.precision.int8_for_cpu import cpu_network, cpu_tensors
 from trt_yolo.precision.network import Network, network_of
-from trt_yolo.precision.observing import Frame, Observed, observe
+from trt_yolo.precision.observer import Frame, Observed, observe
 from trt_yolo.precision.scales import Method
-from trt_yolo.shapes import BatchRange
 from trt_yolo.vision.letterbox import fit_letterbox, letterbox_into
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]

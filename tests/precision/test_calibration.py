@@ -16,7 +16,7 @@ from tests.precision import graphs
 from trt_yolo.backends.base import images_for_head
 from trt_yolo.backends.onnxruntime import open_session
 from trt_yolo.errors import ExportError
-from trt_yolo.export.graph import FLOAT, value_info
+from trt_yolo.graph.writer import FLOAT, value_info
 from trt_yolo.precision.calibration import (
     SILU_FLOOR,
     Activation,
@@ -27,7 +27,7 @@ from trt_yolo.precision.calibration import (
     quantized_weights,
 )
 from trt_yolo.precision.int8_for_cpu import cpu_network
-from trt_yolo.precision.observing import BINS, Observed
+from trt_yolo.precision.observer import BINS, Observed
 from trt_yolo.precision.scales import METHODS, Method
 
 LEAST_SCALE = 2.0**-14

@@ -8,12 +8,12 @@ import pytest
 from onnx import helper, numpy_helper
 
 from tests.precision import graphs
+from trt_yolo.artifacts.shapes import BatchRange
 from trt_yolo.backends.base import images_for_head
-from trt_yolo.export.graph import FLOAT, FLOAT16, value_info
+from trt_yolo.graph.writer import FLOAT, FLOAT16, value_info
 from trt_yolo.precision.fp16_from_float import fp16_from_float
 from trt_yolo.precision.int8_from_float import int8_from_float
 from trt_yolo.precision.network import Network, network_of
-from trt_yolo.shapes import BatchRange
 
 LARGEST = float(np.finfo(np.float16).max)
 

@@ -12,11 +12,11 @@ import pytest
 from onnx import numpy_helper
 
 from tests.precision import graphs
+from trt_yolo.artifacts.shapes import BatchRange
 from trt_yolo.precision.calibration import Activation, Calibration, calibration_of
 from trt_yolo.precision.int8_for_cpu import cpu_network, cpu_tensors, int8_for_cpu
 from trt_yolo.precision.network import Convolution, Network, network_of
-from trt_yolo.precision.observing import observe
-from trt_yolo.shapes import BatchRange
+from trt_yolo.precision.observer import observe
 
 ort = pytest.importorskip("onnxruntime")
 

@@ -10,14 +10,14 @@ import pytest
 from onnx import numpy_helper
 
 from tests.precision import graphs
+from trt_yolo.artifacts.shapes import BatchRange
 from trt_yolo.backends.base import images_for_head
 from trt_yolo.precision.calibration import Calibration, calibration_of
 from trt_yolo.precision.fp16_from_float import fp16_from_float
 from trt_yolo.precision.int8_for_cpu import cpu_network
 from trt_yolo.precision.int8_from_float import int8_from_float
 from trt_yolo.precision.network import Convolution, Network
-from trt_yolo.precision.observing import observe
-from trt_yolo.shapes import BatchRange
+from trt_yolo.precision.observer import observe
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.precision import graphs
+from trt_yolo.artifacts.shapes import BatchRange
 from trt_yolo.errors import InputError, UnsupportedModelError
-from trt_yolo.export.graph import FLOAT, FLOAT16, value_info
+from trt_yolo.graph.writer import FLOAT, FLOAT16, value_info
 from trt_yolo.precision.int8_from_float import int8_from_float
 from trt_yolo.precision.network import Network, network_of
-from trt_yolo.shapes import BatchRange
 
 YOLOV8N_MACS_640 = 4_371_456_000
 

@@ -14,15 +14,15 @@ import onnx
 import pytest
 
 from tests.precision import graphs
-from trt_yolo.export.deploy_from_head import deploy_from_head
-from trt_yolo.export.graph import dimensions
-from trt_yolo.manifest import Manifest
+from trt_yolo.artifacts.manifest import Manifest
+from trt_yolo.artifacts.shapes import BatchRange
+from trt_yolo.graph.deploy_from_head import deploy_from_head
+from trt_yolo.graph.writer import dimensions
 from trt_yolo.precision.calibration import calibration_of
 from trt_yolo.precision.fp16_from_float import fp16_from_float
 from trt_yolo.precision.int8_from_float import int8_from_float
 from trt_yolo.precision.network import Convolution, Network
-from trt_yolo.precision.observing import observe
-from trt_yolo.shapes import BatchRange
+from trt_yolo.precision.observer import observe
 
 trt: Any = pytest.importorskip("tensorrt_rtx", reason="extra `rtx` is not installed")
 

@@ -12,12 +12,11 @@ from tests.precision import graphs
 from trt_yolo.errors import ExportError
 from trt_yolo.evaluation.coco import Accuracy
 from trt_yolo.precision.calibration import Activation, Calibration, calibration_of
-from trt_yolo.precision.gate import Passed, pass_gate
 from trt_yolo.precision.int8_from_float import int8_from_float
-from trt_yolo.precision.judging import heads_of
+from trt_yolo.precision.judge import heads_of
 from trt_yolo.precision.network import Convolution, Network
-from trt_yolo.precision.observing import observe
-from trt_yolo.precision.search import Sensitivity, sensitivities, worth_keeping
+from trt_yolo.precision.observer import observe
+from trt_yolo.precision.search import Passed, Sensitivity, pass_gate, sensitivities, worth_keeping
 
 # The search
 

@@ -13,10 +13,10 @@ import signal
 import time
 from pathlib import Path
 
+from trt_yolo.artifacts.manifest import manifest_from_json
 from trt_yolo.backends.base import Frames, Output
 from trt_yolo.backends.null import NullBackend
 from trt_yolo.errors import BackendError, DeviceError
-from trt_yolo.manifest import manifest_from_json
 
 MARK = 255
 

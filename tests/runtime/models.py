@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.runtime.faulty import MARK
-from trt_yolo.manifest import Manifest
+from trt_yolo.artifacts.manifest import Manifest
+from trt_yolo.artifacts.shapes import BatchRange
 from trt_yolo.runtime.model import Model
 from trt_yolo.runtime.options import PoolOptions
 from trt_yolo.runtime.pool import Pool
 from trt_yolo.runtime.worker import BackendSpec
-from trt_yolo.shapes import BatchRange
 
 Image = npt.NDArray[np.uint8]
 

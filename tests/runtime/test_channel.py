@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from trt_yolo.runtime.channel import Channel
+from trt_yolo.runtime.ipc import Channel
 
 Pair = tuple[Channel, Channel]
 
@@ -163,7 +163,7 @@ def test_the_end_inherited_as_a_descriptor_is_the_same_end(pair: Pair) -> None:
 def test_a_program_that_does_not_ignore_sigpipe_survives_the_other_sides_end(fds: list[int]) -> None:
     script = f"""
 import signal
-from trt_yolo.runtime.channel import Channel
+from trt_yolo.runtime.ipc import Channel
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 one, other = Channel.pair()
 other.close()

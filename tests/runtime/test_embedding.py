@@ -34,7 +34,7 @@ from tests.runtime.models import (
 )
 from trt_yolo.detections import Detections
 from trt_yolo.errors import BackendError, ClosedError, TrtYoloError, WorkerError
-from trt_yolo.runtime import feeding, pool, ring, supervision
+from trt_yolo.runtime import feeder, pool, ring, supervisor
 from trt_yolo.runtime.model import Model
 
 pytestmark = pytest.mark.timeout(60)
@@ -634,7 +634,7 @@ def test_an_interrupted_call_leaves_the_model_usable(workers: int, kind: str) ->
 def test_an_interrupt_while_a_frame_is_written_leaves_the_model_usable(
     workers: int, use: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    letterbox_into = feeding.letterbox_into
+    letterbox_into = feeder.letterbox_into
     with pool_model("Faulty", workers=workers, batch=4, slots=2) as model:
 
         def interrupt(source_bgr: Image, *others: Any) -> None:
@@ -643,10 +643,10 @@ def test_an_interrupt_while_a_frame_is_written_leaves_the_model_usable(
             letterbox_into(source_bgr, *others)
 
         for _ in range(5):  # more often than there are slots
-            monkeypatch.setattr(feeding, "letterbox_into", interrupt)
+            monkeypatch.setattr(feeder, "letterbox_into", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 _use_all(model, use)
-            monkeypatch.setattr(feeding, "letterbox_into", letterbox_into)
+            monkeypatch.setattr(feeder, "letterbox_into", letterbox_into)
             assert [found.class_id[0] for found in model([marked(index) for index in range(9)])] == [
                 *range(9)
             ]
@@ -678,7 +678,7 @@ def _work_for_long(model: Model, kind: str) -> None:
 
 
 def test_threads_that_wait_when_the_model_is_closed_all_hear_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervision, "_STOP_S", 0.3)
+    monkeypatch.setattr(supervisor, "_STOP_S", 0.3)
     model = pool_model("Hangs", {}, workers=1, slots=2)
     heard: list[BaseException | None] = []
 

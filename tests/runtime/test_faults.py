@@ -36,7 +36,7 @@ from trt_yolo.errors import (
     TrtYoloError,
     WorkerError,
 )
-from trt_yolo.runtime import ring, supervision
+from trt_yolo.runtime import ring, supervisor
 from trt_yolo.runtime.model import Model
 from trt_yolo.runtime.results import Result
 
@@ -394,7 +394,7 @@ def test_a_file_that_is_gone_when_a_worker_is_replaced_is_named(tmp_path: Path, 
 
 
 def test_close_ends_a_worker_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervision, "_STOP_S", 0.3)
+    monkeypatch.setattr(supervisor, "_STOP_S", 0.3)
     model = pool_model("Hangs", workers=1)
     future, before = model.submit(poison()), pids(model)
     threading.Timer(0.2, model._pool.abandon).start()
@@ -405,7 +405,7 @@ def test_close_ends_a_worker_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_back_off_grows_and_ends() -> None:
-    waits = [supervision.back_off_s(failures) for failures in range(10)]
+    waits = [supervisor.back_off_s(failures) for failures in range(10)]
     assert waits[:3] == [0.0, 0.1, 0.2]
     assert waits == sorted(waits)
     assert waits[-1] == 5.0

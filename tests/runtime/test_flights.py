@@ -12,12 +12,12 @@ import pytest
 from tests.runtime.flying import Flying
 from tests.runtime.models import Killer, marked, poison, tiny_manifest
 from trt_yolo.errors import BackendError, FrameError
+from trt_yolo.runtime.ipc import Wake
 from trt_yolo.runtime.model import Model
 from trt_yolo.runtime.options import PoolOptions
 from trt_yolo.runtime.pool import Pool
 from trt_yolo.runtime.ring import Ring, State, Task
 from trt_yolo.runtime.ring_shape import RingShape
-from trt_yolo.runtime.wake import Wake
 from trt_yolo.runtime.worker import BackendSpec, run_slots
 
 pytestmark = pytest.mark.timeout(60)

@@ -20,6 +20,7 @@ import pytest
 import trt_yolo
 from tests.assertions import assert_detections_match
 from trt_yolo import Detections
+from trt_yolo.artifacts.weights import demo_checkpoint
 from trt_yolo.demo.scenes import scene
 from trt_yolo.errors import (
     BackendError,
@@ -31,7 +32,6 @@ from trt_yolo.errors import (
     UnsupportedModelError,
     WorkerError,
 )
-from trt_yolo.export.weights import demo_checkpoint
 from trt_yolo.runtime.model import Model
 from trt_yolo.vision.matching import iou_matrix, matched_pairs
 

@@ -26,7 +26,7 @@ from tests.runtime.models import (
     wait_until,
 )
 from trt_yolo.errors import FrameError, WorkerError
-from trt_yolo.runtime import supervision
+from trt_yolo.runtime import supervisor
 from trt_yolo.runtime.process import RingOptions, WorkerProcess
 from trt_yolo.runtime.worker import BackendSpec, WorkerSpec
 
@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the supervisor warns of."""
     said: list[str] = []
-    monkeypatch.setattr(supervision._log, "warning", lambda text, *values: said.append(text % values))
+    monkeypatch.setattr(supervisor._log, "warning", lambda text, *values: said.append(text % values))
     return said
 
 

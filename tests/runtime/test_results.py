@@ -19,7 +19,7 @@ import pytest
 import trt_yolo
 from tests.runtime.models import marked, pool_model
 from trt_yolo.errors import ImageError, InputError, TrtYoloError
-from trt_yolo.runtime.jobs import Job, Thresholds
+from trt_yolo.runtime.job import Job, Thresholds
 from trt_yolo.runtime.model import Model
 from trt_yolo.runtime.results import Result
 

@@ -12,18 +12,18 @@ import numpy.typing as npt
 import pytest
 
 from tests.assertions import share_matched
+from trt_yolo.artifacts.manifest import Manifest
+from trt_yolo.artifacts.shapes import BatchRange
+from trt_yolo.artifacts.weights import demo_checkpoint
 from trt_yolo.demo.scenes import scene
 from trt_yolo.detections import Detections
 from trt_yolo.errors import ImageError
-from trt_yolo.export.exporting import export_model
+from trt_yolo.export.onnx_from_model import export_model
 from trt_yolo.export.options import ExportOptions
-from trt_yolo.export.weights import demo_checkpoint
-from trt_yolo.loading import load
-from trt_yolo.manifest import Manifest
+from trt_yolo.loader import load
 from trt_yolo.runtime.process import RingOptions
 from trt_yolo.runtime.ring import Payload, Ring
 from trt_yolo.runtime.ring_shape import RingShape
-from trt_yolo.shapes import BatchRange
 
 Image = npt.NDArray[np.uint8]
 CAMERA = (270, 480)

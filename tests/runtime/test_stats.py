@@ -14,16 +14,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from trt_yolo.errors import MissingDependencyError
+from trt_yolo.hardware.nvml import GpuReading
 from trt_yolo.runtime.batch import Lane
-from trt_yolo.runtime.jobs import Job, StageTimes, Thresholds
+from trt_yolo.runtime.job import Job, StageTimes, Thresholds
 from trt_yolo.runtime.model import Model
 from trt_yolo.runtime.options import PoolOptions
 from trt_yolo.runtime.pool import Pool
 from trt_yolo.runtime.ring_shape import RingShape
 from trt_yolo.runtime.stats import Ledger, SourceStats, Stats, WorkerStats
-from trt_yolo.runtime.supervision import Post
+from trt_yolo.runtime.supervisor import Post
 from trt_yolo.runtime.worker import BackendSpec
-from trt_yolo.telemetry import GpuReading
 
 SHAPE = RingShape(slots=4, batch=2, imgsz_hw=(32, 64), rows=20)
 STATS = Stats(

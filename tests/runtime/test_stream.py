@@ -16,15 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from trt_yolo.artifacts.manifest import Manifest
+from trt_yolo.artifacts.shapes import BatchRange
 from trt_yolo.errors import ClosedError, ImageError, InputError
-from trt_yolo.manifest import Manifest
-from trt_yolo.runtime import answers, pool, reader
+from trt_yolo.runtime import completions, pool, reader
 from trt_yolo.runtime.model import Model
 from trt_yolo.runtime.options import PoolOptions
 from trt_yolo.runtime.pool import Pool
 from trt_yolo.runtime.results import Result, StreamOptions
 from trt_yolo.runtime.worker import BackendSpec
-from trt_yolo.shapes import BatchRange
 
 Image = npt.NDArray[np.uint8]
 HW = (32, 64)
@@ -236,7 +236,7 @@ async def _in_the_loop(items: Iterator[object]) -> AsyncIterator[object]:
 def test_an_error_wakes_the_consumer(
     way: str, policy: Any, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (answers, pool, reader):
+    for module in (completions, pool, reader):
         monkeypatch.setattr(module, "_CHECK_S", 30.0)  # it is not at its next look that it finds the error
     heard = threading.Event()
 

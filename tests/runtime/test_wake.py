@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from trt_yolo.runtime.wake import Wake
+from trt_yolo.runtime.ipc import Wake
 
 
 @pytest.fixture(params=["eventfd", "pipe"])

@@ -12,12 +12,12 @@ import pytest
 import trt_yolo
 from tests.runtime.models import marked, pids, pool_model, tiny_manifest
 from trt_yolo.backends.null import NullBackend
-from trt_yolo.cores import share_cores, usable_cpus
 from trt_yolo.demo.scenes import scene
-from trt_yolo.runtime import supervision
+from trt_yolo.hardware.cores import share_cores, usable_cpus
+from trt_yolo.runtime import supervisor
+from trt_yolo.runtime.ipc import Wake
 from trt_yolo.runtime.ring import Ring, State, Task
 from trt_yolo.runtime.ring_shape import RingShape
-from trt_yolo.runtime.wake import Wake
 from trt_yolo.runtime.worker import BackendSpec, WorkerSpec, run_slots
 
 pytestmark = pytest.mark.timeout(60)
@@ -101,7 +101,7 @@ def test_a_stop_is_heeded_between_slots_that_were_announced_together() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_backends_say_of_themselves_is_logged(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(supervision._log, "info", lambda text, *values: said.append(text % values))
+    monkeypatch.setattr(supervisor._log, "info", lambda text, *values: said.append(text % values))
     with pool_model("Says", workers=workers) as model:
         assert model.stats().workers[0].about["warm_up"] == "3 batches"
     assert sorted(said) == [

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from trt_yolo.errors import InputError
-from trt_yolo.interruption import uninterrupted
+from trt_yolo.system.interruption import uninterrupted
 
 
 def file_sha256(path: Path) -> str:

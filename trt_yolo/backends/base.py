@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from trt_yolo.artifacts.manifest import DEFAULT_ROWS, Manifest
 from trt_yolo.errors import InputError
-from trt_yolo.manifest import DEFAULT_ROWS, Manifest
 from trt_yolo.vision.nms import greedy_nms, pad_rows, rows_from_head
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from trt_yolo.engine.device import cuda_version
 from trt_yolo.errors import InputError, MissingDependencyError
+from trt_yolo.hardware.gpus import cuda_version
 
 VARIABLE = "TRT_YOLO_CUDA"
 _ASKED, _DEFAULT = f"{VARIABLE} asks for it", "the default"

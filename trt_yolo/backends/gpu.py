@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trt_yolo.artifacts.manifest import Manifest
 from trt_yolo.backends.base import (
     Backend,
     Flight,
@@ -29,7 +30,6 @@ from trt_yolo.backends.cuda import Gpu
 from trt_yolo.backends.gpu_lane import Execution, Lane, LaneFlight
 from trt_yolo.backends.lanes import MemoryStrategy, batch_sizes, fitting, strategy_for
 from trt_yolo.errors import BackendError
-from trt_yolo.manifest import Manifest
 
 DEFAULT_STREAMS = 2
 

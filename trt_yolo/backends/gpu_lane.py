@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trt_yolo.artifacts.manifest import Manifest
 from trt_yolo.backends.base import Flight, Frames, Rows, settle
 from trt_yolo.backends.cuda import Gpu
 from trt_yolo.backends.lanes import Captures
 from trt_yolo.errors import BackendError, DeviceError
-from trt_yolo.manifest import Manifest
 
 _THRESHOLDS = "thresholds"  # one copy for both; TensorRT wants tensors at multiples of 256 bytes
 _IOU_AT = 256

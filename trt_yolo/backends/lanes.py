@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Generic, Literal, TypeVar
 
-from trt_yolo.shapes import BatchRange
+from trt_yolo.artifacts.shapes import BatchRange
 
 MemoryStrategy = Literal["mapped", "registered", "staged"]
 """How a slot's bytes reach the GPU.

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from trt_yolo.artifacts.manifest import DEFAULT_ROWS, Manifest, manifest_from_json
 from trt_yolo.backends.base import Backend, Frames, Output
-from trt_yolo.manifest import DEFAULT_ROWS, Manifest, manifest_from_json
 
 _EARLY_S = 500e-6
 

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trt_yolo.artifacts.file_kinds import kind_of
+from trt_yolo.artifacts.manifest import METADATA_KEY, Manifest, manifest_from_json, manifest_from_ultralytics
 from trt_yolo.backends.base import Backend, Frames, Output, Rows, images_for_head, output_from_head
-from trt_yolo.cores import usable_cpus
 from trt_yolo.errors import BackendError, InputError, MissingDependencyError, UnsupportedModelError
-from trt_yolo.file_kinds import kind_of
-from trt_yolo.interruption import uninterrupted
-from trt_yolo.manifest import METADATA_KEY, Manifest, manifest_from_json, manifest_from_ultralytics
-from trt_yolo.paths import absence, check_utf8
-from trt_yolo.spinning import spins_here
+from trt_yolo.hardware.cores import usable_cpus
+from trt_yolo.hardware.spin import spins_here
+from trt_yolo.system.interruption import uninterrupted
+from trt_yolo.system.paths import absence, check_utf8
 
 _FATAL_ONLY = 4  # errors are raised, and said once by us
 

@@ -24,12 +24,12 @@ from trt_yolo.backends.gpu_lane import Execution
 from trt_yolo.backends.lanes import MOST_GRAPHS
 from trt_yolo.backends.onnxruntime import existing, first_line, open_session, session_manifest
 from trt_yolo.backends.onnxruntime_providers import PROVIDERS, Asked, Provider, missing_libraries
-from trt_yolo.capture_gate import capturing
 from trt_yolo.errors import BackendError, InputError
+from trt_yolo.hardware.capture_gate import capturing
 
 if TYPE_CHECKING:
+    from trt_yolo.artifacts.manifest import Manifest
     from trt_yolo.backends.cuda import Gpu
-    from trt_yolo.manifest import Manifest
 
 _ERRORS, _FATAL_ONLY = 3, 4
 _ON_GPU_ALONE = "session.disable_cpu_ep_fallback"

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from trt_yolo.engine.device import NO_GPU, devices
+from trt_yolo.artifacts.manifest import Manifest
 from trt_yolo.errors import InputError, MissingDependencyError
-from trt_yolo.manifest import Manifest
+from trt_yolo.hardware.gpus import NO_GPU, devices
 
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt", "nv-tensorrt-rtx"]
 

@@ -16,15 +16,15 @@ import numpy.typing as npt
 from trt_yolo.backends.gpu import DEFAULT_STREAMS, GpuBackend
 from trt_yolo.backends.gpu_lane import Execution
 from trt_yolo.backends.tensorrt_engine import LoadedEngine
+from trt_yolo.engine.compatibility import check_loads
 from trt_yolo.engine.library import Library
-from trt_yolo.engine.loadable import check_loads
 
 if TYPE_CHECKING:
     import tensorrt
 
+    from trt_yolo.artifacts.manifest import Manifest
     from trt_yolo.backends.binding import Stream
     from trt_yolo.backends.cuda import Gpu
-    from trt_yolo.manifest import Manifest
 
 
 class TensorRTBackend(GpuBackend):

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trt_yolo.artifacts.files import file_sha256
+from trt_yolo.artifacts.manifest import EngineFacts, Manifest, manifest_from_ultralytics
+from trt_yolo.engine.compatibility import Engine
 from trt_yolo.engine.library import Library
-from trt_yolo.engine.loadable import Engine
 from trt_yolo.engine.log import Log, in_one_line, started_runtime
 from trt_yolo.engine.options import EngineOptions, options_from_dict
 from trt_yolo.engine.plan import ultralytics_metadata
 from trt_yolo.errors import BackendError, EngineError, UnsupportedModelError
-from trt_yolo.manifest import EngineFacts, Manifest, manifest_from_ultralytics
 
 if TYPE_CHECKING:
     import tensorrt

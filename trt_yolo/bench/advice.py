@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 
 from trt_yolo.bench.figures import Figures
-from trt_yolo.bench.result import Report, Run
+from trt_yolo.bench.report import Report, Run
 from trt_yolo.bench.statistics import Ratio
 
 _NEAR = 0.9

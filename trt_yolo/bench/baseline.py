@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from trt_yolo.bench.result import SCHEMA, TOOL, AgainstBaseline, Compared, Report, Run
-from trt_yolo.bench.scenario import Scenario
+from trt_yolo.bench.loads import Scenario
+from trt_yolo.bench.report import SCHEMA, TOOL, AgainstBaseline, Compared, Report, Run
 from trt_yolo.bench.statistics import Ratio, unpaired_ratio
 from trt_yolo.errors import InputError
 

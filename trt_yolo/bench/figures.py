@@ -14,7 +14,7 @@ import numpy as np
 
 from trt_yolo.bench.statistics import Latency, Throughput, latency_of, latency_pieces, throughput_of
 from trt_yolo.bench.window import Window
-from trt_yolo.runtime.jobs import StageTimes
+from trt_yolo.runtime.job import StageTimes
 
 
 @dataclass(frozen=True, kw_only=True)

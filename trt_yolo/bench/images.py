@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from trt_yolo.artifacts.manifest import manifest_from_json
 from trt_yolo.demo.scenes import scene
 from trt_yolo.errors import ImageError, UnsupportedModelError
-from trt_yolo.manifest import manifest_from_json
 from trt_yolo.media.images import read_image, write_jpeg
 from trt_yolo.media.sources import find_images
 from trt_yolo.vision.letterbox import fit_letterbox, letterbox_into

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trt_yolo.backends.onnxruntime_providers import ProviderName
-from trt_yolo.bench.measuring import Plan
-from trt_yolo.bench.peers.choosing import check_names
-from trt_yolo.bench.result import SCOPES
-from trt_yolo.bench.scenario import Scenario
+from trt_yolo.bench.loads import Scenario
+from trt_yolo.bench.measure import Plan
+from trt_yolo.bench.peers.process import check_names
+from trt_yolo.bench.report import SCOPES
 from trt_yolo.bench.subject import Layout
 from trt_yolo.errors import InputError
-from trt_yolo.loading import GpuOptions
-from trt_yolo.media.decoding import DecoderName
-from trt_yolo.spinning import Spin
+from trt_yolo.hardware.spin import Spin
+from trt_yolo.loader import GpuOptions
+from trt_yolo.media.decoders import DecoderName
 
 _MOST_SETTINGS = 64
 _UNITS_MS = {"ms": 1.0, "us": 1e-3, "s": 1e3}

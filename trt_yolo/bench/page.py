@@ -15,19 +15,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trt_yolo.bench.page_parts import SCRIPT, STYLE
-from trt_yolo.bench.page_tables import (
-    Markup,
-    badge,
-    compared_table,
-    everything_table,
-    facts,
-    recovery_table,
-    runs_table,
-    text,
-    trials_table,
-)
-from trt_yolo.bench.page_text import (
+from trt_yolo.bench.cells import (
     best_in,
     interval_of,
     is_open,
@@ -46,7 +34,19 @@ from trt_yolo.bench.page_text import (
     run_title,
     setting_words,
 )
-from trt_yolo.bench.result import SCHEMA, TOOL
+from trt_yolo.bench.page_parts import SCRIPT, STYLE
+from trt_yolo.bench.page_tables import (
+    Markup,
+    badge,
+    compared_table,
+    everything_table,
+    facts,
+    recovery_table,
+    runs_table,
+    text,
+    trials_table,
+)
+from trt_yolo.bench.report import SCHEMA, TOOL
 from trt_yolo.errors import InputError, MissingDependencyError
 
 if TYPE_CHECKING:

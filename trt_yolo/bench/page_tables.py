@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from trt_yolo.bench.page_text import (
+from trt_yolo.bench.cells import (
     NONE,
     best_in,
     by_setting,
@@ -24,7 +24,7 @@ from trt_yolo.bench.page_text import (
     ratio_text,
     run_title,
 )
-from trt_yolo.bench.result import SCOPES
+from trt_yolo.bench.report import SCOPES
 from trt_yolo.bench.statistics import Latency
 
 _SHOWN = {"p50": "p50 ms", "p90": "p90", "p99": "p99", "p99_9": "p99.9"}

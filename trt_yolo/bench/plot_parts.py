@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
-from trt_yolo.bench.page_text import printable, shortened
+from trt_yolo.bench.cells import printable, shortened
 
 SCOPE_COLOURS = {"e2e": "#0072B2", "infer": "#D55E00", "engine": "#009E73"}
 OTHER_COLOURS = ("#CC79A7", "#56B4E9", "#E69F00", "#8C8C8C", "#B8A800")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
-from trt_yolo.bench.page_text import (
+from trt_yolo.bench.cells import (
     interval_of,
     is_open,
     labels_of,

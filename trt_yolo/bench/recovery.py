@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 
-from trt_yolo.bench.result import Recovery
+from trt_yolo.bench.report import Recovery
 from trt_yolo.bench.statistics import ratio_of
 from trt_yolo.bench.window import Contender, Window
 from trt_yolo.runtime.model import Model

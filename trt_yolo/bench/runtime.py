@@ -19,25 +19,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trt_yolo.artifacts.manifest import Manifest
+from trt_yolo.artifacts.shapes import BatchRange
 from trt_yolo.backends.base import Backend
 from trt_yolo.backends.null import null_from_manifest
-from trt_yolo.bench.bare_engine import bare_calls
-from trt_yolo.bench.files_to_detections import FilesToDetections
 from trt_yolo.bench.images import letterboxed
-from trt_yolo.bench.loads import timed_for
+from trt_yolo.bench.loads import Scenario, timed_for
 from trt_yolo.bench.peers import PeerOptions, why_not
 from trt_yolo.bench.peers.process import PeerProcess
-from trt_yolo.bench.scenario import Scenario
-from trt_yolo.manifest import Manifest
+from trt_yolo.bench.scope_e2e import FilesToDetections
+from trt_yolo.bench.scope_engine import bare_calls
 from trt_yolo.media.images import decode_image
-from trt_yolo.runtime.jobs import Job, Thresholds, detections_of_batch
+from trt_yolo.runtime.job import Job, Thresholds, detections_of_batch
 from trt_yolo.runtime.model import Model
 from trt_yolo.runtime.options import PoolOptions
 from trt_yolo.runtime.pool import Pool
 from trt_yolo.runtime.process import RingOptions
 from trt_yolo.runtime.ring import Ring
 from trt_yolo.runtime.worker import BackendSpec
-from trt_yolo.shapes import BatchRange
 from trt_yolo.vision.letterbox import fit_letterbox, letterbox_into
 
 IMGSZ = 640

@@ -18,20 +18,20 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_yolo.artifacts.files import file_sha256
+from trt_yolo.artifacts.manifest import Manifest
 from trt_yolo.backends.base import Backend
-from trt_yolo.bench.bare_engine import BareEngine, measured_parts
 from trt_yolo.bench.figures import Stages
-from trt_yolo.bench.files_to_detections import FilesToDetections
 from trt_yolo.bench.images import letterboxed
-from trt_yolo.bench.result import ModelFacts, Setting
-from trt_yolo.bench.scenario import Scenario
-from trt_yolo.bench.slot_to_slot import FullSlots, SlotToSlot
+from trt_yolo.bench.loads import Scenario
+from trt_yolo.bench.report import ModelFacts, Setting
+from trt_yolo.bench.scope_e2e import FilesToDetections
+from trt_yolo.bench.scope_engine import BareEngine, measured_parts
+from trt_yolo.bench.scope_infer import FullSlots, SlotToSlot
 from trt_yolo.bench.window import Contender
-from trt_yolo.cores import default_decode_threads, share_cores, usable_cpus
 from trt_yolo.errors import InputError
-from trt_yolo.loading import MOST_STREAMS, GpuOptions, backend_spec, check_counts
-from trt_yolo.manifest import Manifest
-from trt_yolo.media.decoding import DecoderName, check_decoder
+from trt_yolo.hardware.cores import default_decode_threads, share_cores, usable_cpus
+from trt_yolo.loader import MOST_STREAMS, GpuOptions, backend_spec, check_counts
+from trt_yolo.media.decoders import DecoderName, check_decoder
 from trt_yolo.runtime.model import Model
 from trt_yolo.runtime.options import PoolOptions
 from trt_yolo.runtime.pool import Pool

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from trt_yolo.artifacts.files import write_files
 from trt_yolo.bench.figures import Figures, Stages
-from trt_yolo.bench.reporting import Collected, Sample
-from trt_yolo.bench.result import Compared, Report, Run
+from trt_yolo.bench.report import Compared, Report, Run
 from trt_yolo.bench.statistics import PERCENTILES, Ratio
+from trt_yolo.bench.summary import Collected, Sample
 from trt_yolo.bench.window import Window
 
 _STAGES = tuple(field.name for field in dataclasses.fields(Stages))

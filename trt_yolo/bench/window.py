@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from trt_yolo.runtime.jobs import StageTimes
+from trt_yolo.runtime.job import StageTimes
 
 
 class Query(NamedTuple):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Optional, cast
 import typer
 
 from trt_yolo.cli.bench_runtime import bench_runtime
-from trt_yolo.cli.gpu_options import (
+from trt_yolo.cli.options import (
     DecoderOption,
     DevicesOption,
     ProviderOption,
@@ -25,12 +25,12 @@ from trt_yolo.cli.gpu_options import (
 
 if TYPE_CHECKING:
     from trt_yolo.backends.onnxruntime_providers import ProviderName
-    from trt_yolo.bench.benching import Bench
-    from trt_yolo.bench.measuring import Progress
+    from trt_yolo.bench.bench import Bench
+    from trt_yolo.bench.loads import Scenario, ScenarioName
+    from trt_yolo.bench.measure import Progress
     from trt_yolo.bench.options import BenchOptions
-    from trt_yolo.bench.result import Report
-    from trt_yolo.bench.scenario import Scenario, ScenarioName
-    from trt_yolo.media.decoding import DecoderName
+    from trt_yolo.bench.report import Report
+    from trt_yolo.media.decoders import DecoderName
     from trt_yolo.runtime.results import Policy
 
 _SECONDS = 5.0
@@ -146,7 +146,8 @@ def bench(
 ) -> None:
     """Measure what the whole pipeline does, what the bare engine does, and what stands between them."""
     from trt_yolo.artifacts.files import check_no_input
-    from trt_yolo.bench.measuring import Plan
+    from trt_yolo.bench.loads import scenario_words, split_words
+    from trt_yolo.bench.measure import Plan
     from trt_yolo.bench.options import (
         BenchOptions,
         layouts_of,
@@ -155,7 +156,6 @@ def bench(
         scopes_of,
         share_of,
     )
-    from trt_yolo.bench.scenario import scenario_words, split_words
 
     given = list(words or []) + (scenario_words(scenario) if scenario is not None else [])
     models, loads = split_words(given)
@@ -210,7 +210,7 @@ def bench(
 def _scenarios(
     loads: Sequence[tuple[ScenarioName, int]], *, rate: float | None, fps: float, policy: str, find_rate: bool
 ) -> tuple[Scenario, ...]:
-    from trt_yolo.bench.scenario import Scenario
+    from trt_yolo.bench.loads import Scenario
     from trt_yolo.errors import InputError
 
     names = [name for name, _ in loads]
@@ -251,7 +251,7 @@ def _single(text: str | None, option: str) -> int | None:
 
 def _refuse_with_runtime(models: list[str], *, loads: object, batch: str | None) -> None:
     from trt_yolo.errors import InputError
-    from trt_yolo.loading import is_engine
+    from trt_yolo.loader import is_engine
 
     if any(is_engine(model) for model in models):
         raise InputError(
@@ -273,7 +273,7 @@ def _check_writable(path: Path | None, option: str) -> None:
     """Refuses before anything is measured what could not be written afterwards."""
     from trt_yolo.bench.page import check_plots
     from trt_yolo.errors import InputError
-    from trt_yolo.paths import why_not_writable
+    from trt_yolo.system.paths import why_not_writable
 
     if path is None:
         return
@@ -308,12 +308,12 @@ def _images(data: str | None, folder: Path, options: BenchOptions) -> tuple[list
 
 
 def _measured(options: BenchOptions, paths: list[Path], source: str) -> tuple[Bench, Report]:
-    from trt_yolo.bench.benching import Bench
+    from trt_yolo.bench.bench import Bench
     from trt_yolo.cli.render import warn
 
     command = shlex.join(["trt-yolo", *sys.argv[1:]])
     if options.kill_every_s is not None:  # what it does on purpose it need not warn of
-        logging.getLogger("trt_yolo.runtime.supervision").setLevel(logging.ERROR)
+        logging.getLogger("trt_yolo.runtime.supervisor").setLevel(logging.ERROR)
     with _progress() as (say, on_start):
         under_way = Bench(
             options,
@@ -330,7 +330,7 @@ def _measured(options: BenchOptions, paths: list[Path], source: str) -> tuple[Be
 
 def _weights(options: BenchOptions) -> Path | None:
     """The checkpoint of the first model, for peers; None where there is none, or nobody asked for peers."""
-    from trt_yolo.export.weights import find_weights
+    from trt_yolo.artifacts.weights import find_weights
 
     model = options.models[0]
     is_artifact = model is not None and Path(model).suffix.lower() in (".onnx", ".engine", ".plan")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trt_yolo.bench.runtime import EndToEnd, RingCost
-    from trt_yolo.spinning import Spin
+    from trt_yolo.hardware.spin import Spin
 
 _SECONDS = 120.0
 
@@ -26,12 +26,12 @@ def bench_runtime(
 ) -> None:
     """Measures the ring, then the model from files to detections, and prints both."""
     from trt_yolo.bench.images import readable, write_scenes
-    from trt_yolo.bench.measuring import Plan
+    from trt_yolo.bench.measure import Plan
     from trt_yolo.bench.runtime import bench_end_to_end, bench_ring, summary
     from trt_yolo.cli.render import print_json, progress_bar, warn
-    from trt_yolo.cores import usable_cpus
     from trt_yolo.errors import InputError
-    from trt_yolo.loading import load, load_backend, threads_of_worker
+    from trt_yolo.hardware.cores import usable_cpus
+    from trt_yolo.loader import load, load_backend, threads_of_worker
 
     count = max(2, usable_cpus().count) if workers is None else workers
     one = threads_of_worker(count, 1 if threads is None else threads)  # refuses before a minute has passed
@@ -66,8 +66,8 @@ def bench_runtime(
 
 def _weights(model: str | None) -> Path | None:
     """The checkpoint that peers can load too; None for a graph, which they cannot."""
+    from trt_yolo.artifacts.weights import find_weights
     from trt_yolo.cli.render import warn
-    from trt_yolo.export.weights import find_weights
 
     if model is not None and Path(model).suffix.lower() == ".onnx":
         warn("peers need the checkpoint: give the .pt instead of the .onnx to compare with Ultralytics")

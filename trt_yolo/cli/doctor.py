@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from trt_yolo.engine.loadable import Here
+    from trt_yolo.engine.compatibility import Here
 
 Found = dict[str, Any]
 
@@ -21,7 +21,7 @@ def doctor(
 ) -> None:
     """Say what is installed, what is missing for CPU, GPU, RTX and export, and which engines load here."""
     from trt_yolo.cli.render import print_json
-    from trt_yolo.engine.loadable import this_machine
+    from trt_yolo.engine.compatibility import this_machine
 
     here = this_machine()
     found = _software() | _processor() | _hardware(here) | {"engines": _engines(engines, here)}
@@ -35,7 +35,7 @@ def _software() -> Found:
     import dataclasses
     import platform
 
-    from trt_yolo.environment import FEATURES, missing, probe, warnings
+    from trt_yolo.hardware.packages import FEATURES, missing, probe, warnings
     from trt_yolo.version import __version__
 
     probes = {name: probe(name) for feature in FEATURES for name in feature.packages}
@@ -50,7 +50,7 @@ def _software() -> Found:
 
 
 def _processor() -> Found:
-    from trt_yolo.cores import usable_cpus
+    from trt_yolo.hardware.cores import usable_cpus
     from trt_yolo.hardware.processor import int8_instructions, processor
 
     cpus, facts = usable_cpus(), processor(Path("/"))
@@ -73,8 +73,8 @@ def _hardware(here: Here) -> Found:
     from trt_yolo.backends.binding import chosen_binding
     from trt_yolo.backends.lanes import strategy_for
     from trt_yolo.backends.onnxruntime_providers import chosen_provider
-    from trt_yolo.engine.device import cuda_version, driver_version, is_mps_running
     from trt_yolo.errors import TrtYoloError
+    from trt_yolo.hardware.gpus import cuda_version, driver_version, is_mps_running
 
     try:
         binding, why_binding = chosen_binding()
@@ -97,7 +97,7 @@ def _hardware(here: Here) -> Found:
 
 
 def _engines(folder: Path, here: Here) -> list[Found]:
-    from trt_yolo.engine.loadable import engine_at
+    from trt_yolo.engine.compatibility import engine_at
     from trt_yolo.errors import InputError
 
     rows = []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
 import typer
 
 if TYPE_CHECKING:
-    from trt_yolo.export.exporting import ExportReport
+    from trt_yolo.export.onnx_from_model import ExportReport
     from trt_yolo.export.options import Precision
     from trt_yolo.precision.report import PrecisionReport
 
@@ -150,15 +150,15 @@ def export(
     ] = False,
 ) -> None:
     """Export a YOLOv8 checkpoint to a deploy graph, uint8 frames in, detections out; and to an engine of it."""
-    from trt_yolo.cli.engine_options import engine_options
+    from trt_yolo.artifacts.shapes import parse_batch, parse_imgsz
+    from trt_yolo.cli.options import engine_options
     from trt_yolo.cli.render import print_json, progress_bar
     from trt_yolo.export.engine_from_model import DEFAULT_OUT, engine_from_model
-    from trt_yolo.export.exporting import export_model
+    from trt_yolo.export.onnx_from_model import export_model
     from trt_yolo.export.options import Exporter, ExportOptions
-    from trt_yolo.interruption import exit_on_sigterm
     from trt_yolo.precision.calibration import Target
-    from trt_yolo.precision.making import MethodChoice, PrecisionOptions
-    from trt_yolo.shapes import parse_batch, parse_imgsz
+    from trt_yolo.precision.maker import MethodChoice, PrecisionOptions
+    from trt_yolo.system.interruption import exit_on_sigterm
 
     exit_on_sigterm()
     if strip_header or Path(model or "").suffix.lower() in (".engine", ".plan"):
@@ -199,7 +199,7 @@ def export(
 
 
 def _strip(model: str | None, out: Path | None, *, strip_header: bool) -> None:
-    from trt_yolo.engine.stripping import plain_from_ultralytics
+    from trt_yolo.engine.strip import plain_from_ultralytics
     from trt_yolo.errors import InputError
 
     if model is None or not strip_header:
@@ -228,8 +228,8 @@ class _Stages:
 
 
 def _source_size(letterbox: str, text: str | None) -> tuple[int, int] | None:
+    from trt_yolo.artifacts.shapes import parse_source_size
     from trt_yolo.errors import InputError
-    from trt_yolo.shapes import parse_source_size
 
     if letterbox not in ("cpu", "gpu"):
         raise InputError(f"--letterbox {letterbox!r} does not exist; give cpu or gpu")
@@ -264,8 +264,8 @@ def _check_images(data: str) -> list[Path]:
 
 def _checkpoint(model: str | None) -> Path:
     """The model's file, with a progress bar where it must be downloaded."""
+    from trt_yolo.artifacts.weights import find_weights
     from trt_yolo.cli.render import progress_bar
-    from trt_yolo.export.weights import find_weights
 
     with progress_bar() as bar:
         task = None

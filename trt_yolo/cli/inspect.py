@@ -82,7 +82,7 @@ def _format(file: Path) -> Format:
     import os
 
     from trt_yolo.errors import InputError
-    from trt_yolo.paths import absence
+    from trt_yolo.system.paths import absence
 
     if not os.path.exists(file):  # unlike Path.exists, never raises
         raise InputError(f"{absence(file)}; give the path of a .pt, an .onnx or an .engine")

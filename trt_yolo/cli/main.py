@@ -21,7 +21,7 @@ from trt_yolo.cli.predict import predict
 from trt_yolo.cli.system_errors import line_of
 from trt_yolo.cli.val import val
 from trt_yolo.errors import InputError, TrtYoloError
-from trt_yolo.standard_streams import flush_standard_streams, open_standard_streams
+from trt_yolo.system.standard_streams import flush_standard_streams, open_standard_streams
 from trt_yolo.version import __version__
 
 _USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # typer ships its own copy of click's since 0.26

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Optional, cast
 
 import typer
 
-from trt_yolo.cli.gpu_options import (
+from trt_yolo.cli.options import (
     DecoderOption,
     DevicesOption,
     ProviderOption,
@@ -24,9 +24,9 @@ from trt_yolo.cli.gpu_options import (
 if TYPE_CHECKING:
     from trt_yolo.backends.onnxruntime_providers import ProviderName
     from trt_yolo.errors import InputError
-    from trt_yolo.media.decoding import DecoderName
+    from trt_yolo.media.decoders import DecoderName
     from trt_yolo.media.writers import WriterPool
-    from trt_yolo.runtime.jobs import Image
+    from trt_yolo.runtime.job import Image
     from trt_yolo.runtime.results import Result
 
 _MOST_CLASSES = 8  # that a video's row names
@@ -73,7 +73,7 @@ def predict(
 ) -> None:
     """Detect objects in images and videos. Exit code 1 if an image, a video or a frame could not be read."""
     from trt_yolo.cli.render import print_json, progress_bar, warn
-    from trt_yolo.loading import load
+    from trt_yolo.loader import load
     from trt_yolo.media.sources import find_sources, is_video
     from trt_yolo.media.writers import WriterPool
 

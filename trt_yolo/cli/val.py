@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Optional
 
 import typer
 
-from trt_yolo.cli.gpu_options import SpinOption, spin_of
+from trt_yolo.cli.options import SpinOption, spin_of
 
 if TYPE_CHECKING:
     from trt_yolo.evaluation.coco import Accuracy, ClassAccuracy
@@ -44,10 +44,10 @@ def val(
     json_line: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
     """Measure mAP as `yolo val` does, on labelled images. Exit code 1 if an image could not be read."""
+    from trt_yolo.artifacts.shapes import parse_imgsz
     from trt_yolo.cli.render import print_json, warn
     from trt_yolo.evaluation.dataset import dataset_from_yaml
-    from trt_yolo.loading import chosen_spin, threads_of_worker
-    from trt_yolo.shapes import parse_imgsz
+    from trt_yolo.loader import chosen_spin, threads_of_worker
 
     imgsz_hw = None if imgsz is None else parse_imgsz(imgsz)
     threads = threads_of_worker(0, threads)
@@ -75,8 +75,8 @@ def val(
 
 def _path(model: str) -> Path:
     """The file of a model: a path as it is, a released checkpoint from the cache or the net."""
+    from trt_yolo.artifacts.weights import find_weights
     from trt_yolo.errors import InputError
-    from trt_yolo.export.weights import find_weights
 
     suffix = Path(model).suffix.lower()
     if suffix in (".engine", ".plan"):

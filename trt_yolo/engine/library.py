@@ -14,9 +14,9 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
-from trt_yolo.engine.device import Device, devices
 from trt_yolo.engine.plan import Family
 from trt_yolo.errors import InputError, MissingDependencyError
+from trt_yolo.hardware.gpus import Device, devices
 
 BuilderChoice = Literal["auto", "tensorrt", "tensorrt-rtx"]
 

@@ -11,9 +11,9 @@ import ctypes
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from trt_yolo.engine.device import cuda_version
 from trt_yolo.engine.library import INSTALL, Library
 from trt_yolo.errors import BackendError, MissingDependencyError
+from trt_yolo.hardware.gpus import cuda_version
 
 if TYPE_CHECKING:
     import tensorrt

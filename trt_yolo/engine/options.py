@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from trt_yolo.artifacts.shapes import BatchRange
 from trt_yolo.engine.plan import Family
 from trt_yolo.errors import InputError
-from trt_yolo.shapes import BatchRange
 
 if TYPE_CHECKING:
     from trt_yolo.engine.library import Library

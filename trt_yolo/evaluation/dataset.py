@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from trt_yolo.errors import InputError
 from trt_yolo.media.images import SUFFIXES
-from trt_yolo.paths import absence
+from trt_yolo.system.paths import absence
 
 SPLITS = ("train", "val", "test")
 COORDINATE_TOLERANCE = 0.01  # how far outside 0..1 Ultralytics lets a coordinate be

@@ -18,12 +18,12 @@ import numpy.typing as npt
 import onnx
 from google.protobuf.message import DecodeError
 
+from trt_yolo.artifacts.manifest import METADATA_KEY, Manifest, manifest_from_json
+from trt_yolo.artifacts.shapes import BatchRange
 from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
 from trt_yolo.errors import BackendError, InputError, UnsupportedModelError
-from trt_yolo.export.graph import FLOAT, dimensions, value_info
-from trt_yolo.export.head_from_checkpoint import checkpoint_from_file, head_from_checkpoint
-from trt_yolo.manifest import METADATA_KEY, Manifest, manifest_from_json
-from trt_yolo.shapes import BatchRange
+from trt_yolo.graph.head_from_checkpoint import checkpoint_from_file, head_from_checkpoint
+from trt_yolo.graph.writer import FLOAT, dimensions, value_info
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from trt_yolo.artifacts.manifest import METADATA_KEY, Manifest
 from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
 from trt_yolo.demo.scenes import scene
 from trt_yolo.errors import BackendError, ExportError
 from trt_yolo.evaluation.head_runner import HeadRunner
-from trt_yolo.export.graph import opset_of, serialized
-from trt_yolo.manifest import METADATA_KEY, Manifest
+from trt_yolo.graph.writer import opset_of, serialized
 from trt_yolo.media.images import read_image
 from trt_yolo.vision.agreement import Agreement, Tolerance, agreement_with_head
 from trt_yolo.vision.letterbox import fit_letterbox, letterbox_into

@@ -9,16 +9,16 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from trt_yolo.engine.device import devices
-from trt_yolo.engine.from_onnx import engine_from_onnx, manifest_of_onnx
+from trt_yolo.artifacts.manifest import Manifest
+from trt_yolo.artifacts.shapes import BatchRange
+from trt_yolo.build.engine_from_onnx import engine_from_onnx, manifest_of_onnx
 from trt_yolo.engine.library import chosen_family, installed_version
 from trt_yolo.engine.options import EngineOptions, check_dla, check_family, check_profile
 from trt_yolo.errors import InputError, UnsupportedModelError
-from trt_yolo.export.exporting import Artifact, ExportReport, export_model
+from trt_yolo.export.onnx_from_model import Artifact, ExportReport, export_model
 from trt_yolo.export.options import ExportOptions
-from trt_yolo.manifest import Manifest
-from trt_yolo.precision.making import Progress
-from trt_yolo.shapes import BatchRange
+from trt_yolo.hardware.gpus import devices
+from trt_yolo.precision.maker import Progress
 
 DEFAULT_OUT = Path("engines")
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from trt_yolo.artifacts.manifest import DEFAULT_ROWS
+from trt_yolo.artifacts.shapes import BatchRange
 from trt_yolo.errors import InputError
-from trt_yolo.export.graph import MAX_OPSET, MIN_OPSET
-from trt_yolo.manifest import DEFAULT_ROWS
-from trt_yolo.precision.making import PrecisionOptions
-from trt_yolo.shapes import BatchRange
+from trt_yolo.graph.writer import MAX_OPSET, MIN_OPSET
+from trt_yolo.precision.maker import PrecisionOptions
 
 Exporter = Literal["auto", "native", "ultralytics"]
 Precision = Literal["fp32", "fp16", "int8"]

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from trt_yolo.cores import usable_cpus
+from trt_yolo.hardware.cores import usable_cpus
 
 _FLAGS = (
     "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "asimddp",

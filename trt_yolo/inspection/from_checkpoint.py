@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from trt_yolo.errors import CheckpointError
-from trt_yolo.export.checkpoint import read_checkpoint
-from trt_yolo.export.head_from_checkpoint import Checkpoint, checkpoint_from_file, model_of
-from trt_yolo.export.records import Record
+from trt_yolo.graph.checkpoint import read_checkpoint
+from trt_yolo.graph.head_from_checkpoint import Checkpoint, checkpoint_from_file, model_of
+from trt_yolo.graph.records import Record
 from trt_yolo.inspection.inspection import Inspection, Layer, Precision, Tensor
 
 _MAX_MODULES = 100_000  # a module that holds itself many times over has no end

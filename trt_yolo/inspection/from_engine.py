@@ -10,14 +10,17 @@ import dataclasses
 from pathlib import Path
 
 from trt_yolo.artifacts.files import file_sha256
-from trt_yolo.engine.inspector import layer_information
-from trt_yolo.engine.loadable import Engine, engine_at
+from trt_yolo.artifacts.manifest import EngineFacts, Manifest
+from trt_yolo.engine.compatibility import Engine, engine_at
 from trt_yolo.engine.plan import ultralytics_metadata
 from trt_yolo.errors import BackendError, InputError, MissingDependencyError
-from trt_yolo.inspection.from_inspector import layers_from_inspector, tensors_from_inspector
+from trt_yolo.inspection.from_inspector import (
+    layer_information,
+    layers_from_inspector,
+    tensors_from_inspector,
+)
 from trt_yolo.inspection.from_onnx import inspection_from_onnx
 from trt_yolo.inspection.inspection import Inspection, Tensor
-from trt_yolo.manifest import EngineFacts, Manifest
 
 
 def inspection_from_engine(path: Path) -> Inspection:

@@ -14,13 +14,13 @@ import onnx
 from google.protobuf.message import EncodeError
 from onnx import helper
 
+from trt_yolo.artifacts.manifest import METADATA_KEY, Manifest, manifest_from_json, manifest_from_ultralytics
 from trt_yolo.backends.onnxruntime import open_session
 from trt_yolo.errors import BackendError, InputError, MissingDependencyError
-from trt_yolo.export.graph import sort_nodes, text_of
-from trt_yolo.export.onnx_file import MOST_NODES, files_outside, parsed_model, stored_tensors, unfolds_too_far
+from trt_yolo.graph.onnx_file import MOST_NODES, files_outside, parsed_model, stored_tensors, unfolds_too_far
+from trt_yolo.graph.writer import sort_nodes, text_of
 from trt_yolo.inspection.inspection import DEQUANTIZE, QUANTIZE, Inspection, Tensor
 from trt_yolo.inspection.onnx_layers import Graph, graph_of, tensor_of
-from trt_yolo.manifest import METADATA_KEY, Manifest, manifest_from_json, manifest_from_ultralytics
 
 _LARGEST_SESSION = 100 << 20  # bytes; more takes seconds to load
 _SHAPES_AT_MOST = 1024  # elements: larger tensors are weights, which say nothing about shapes

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from trt_yolo.manifest import Manifest
+from trt_yolo.artifacts.manifest import Manifest
 
 Format = Literal["pt", "onnx", "engine"]
 Precision = Literal[

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import onnx
 
-from trt_yolo.export.graph import subgraphs, text_of
+from trt_yolo.graph.writer import subgraphs, text_of
 from trt_yolo.inspection.inspection import DEQUANTIZE, QUANTIZE, Layer, Multiplying, Precision, Tensor
 
 UNKNOWN_RANK = ("...",)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from trt_yolo.errors import InputError
 from trt_yolo.media.images import SUFFIXES as IMAGE_SUFFIXES
-from trt_yolo.paths import absence
+from trt_yolo.system.paths import absence
 
 VIDEO_SUFFIXES = frozenset(
     {".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".h264", ".h265", ".hevc", ".ivf", ".m1v",

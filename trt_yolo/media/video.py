@@ -19,11 +19,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from trt_yolo.capture_gate import allocating
-from trt_yolo.engine.device import NO_GPU, devices
 from trt_yolo.errors import ImageError, MissingDependencyError
-from trt_yolo.importing import import_or_refuse
-from trt_yolo.media.decoding import DecoderName
+from trt_yolo.hardware.capture_gate import allocating
+from trt_yolo.hardware.gpus import NO_GPU, devices
+from trt_yolo.hardware.packages import import_or_refuse
+from trt_yolo.media.decoders import DecoderName
 from trt_yolo.media.video_file import VideoFile
 
 Frame = npt.NDArray[np.uint8]

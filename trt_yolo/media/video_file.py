@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from trt_yolo.cores import usable_cpus
 from trt_yolo.errors import ImageError
+from trt_yolo.hardware.cores import usable_cpus
 
 if TYPE_CHECKING:
     from av import VideoFrame

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from trt_yolo.errors import ExportError
 from trt_yolo.precision.network import Network
-from trt_yolo.precision.observing import Observed
+from trt_yolo.precision.observer import Observed
 from trt_yolo.precision.scales import Histogram, Method, asymmetric_range, raised, symmetric_limit
 
 Target = Literal["tensorrt", "cpu"]

@@ -17,11 +17,11 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from trt_yolo.artifacts.weights import fetch_coco128
 from trt_yolo.demo.scenes import NAMES as DEMO_NAMES
 from trt_yolo.demo.scenes import write_yolo_dataset
 from trt_yolo.errors import DownloadError, ImageError, InputError
 from trt_yolo.evaluation.dataset import Labels, dataset_from_yaml, labels_of
-from trt_yolo.export.weights import fetch_coco128
 from trt_yolo.media.images import read_image
 from trt_yolo.media.sources import find_images
 from trt_yolo.vision.letterbox import fit_letterbox, letterbox_into

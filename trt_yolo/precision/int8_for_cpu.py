@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from trt_yolo.export.graph import FLOAT
+from trt_yolo.graph.writer import FLOAT
 from trt_yolo.precision.calibration import Activation, Calibration, quantized_weights
 from trt_yolo.precision.int8_from_float import (
     corrected_bias,

@@ -14,7 +14,7 @@ import onnx
 from onnx import numpy_helper
 
 from trt_yolo.errors import InputError, UnsupportedModelError
-from trt_yolo.export.graph import FLOAT, dimensions
+from trt_yolo.graph.writer import FLOAT, dimensions
 
 _QUANTIZERS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "DynamicQuantizeLinear"}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trt_yolo.runtime.jobs import Job
+from trt_yolo.runtime.job import Job
 from trt_yolo.runtime.ring import Slot, Task
 
 

@@ -11,11 +11,11 @@ import contextlib
 import os
 import threading
 
-from trt_yolo.manifest import Manifest
-from trt_yolo.runtime.jobs import Death
+from trt_yolo.artifacts.manifest import Manifest
+from trt_yolo.runtime.ipc import Wake
+from trt_yolo.runtime.job import Death
 from trt_yolo.runtime.process import RingOptions, WorkerGone, start_errors_in_words
 from trt_yolo.runtime.ring import Ring, RingError
-from trt_yolo.runtime.wake import Wake
 from trt_yolo.runtime.worker import WorkerSpec, run_slots
 
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import numpy as np
 
+from trt_yolo.artifacts.manifest import Manifest
 from trt_yolo.detections import Detections
 from trt_yolo.errors import ClosedError, InputError, WorkerError
-from trt_yolo.manifest import Manifest
 from trt_yolo.media.sources import check_source, find_sources
-from trt_yolo.runtime.jobs import (
+from trt_yolo.runtime.job import (
     DEFAULT_CONF,
     DEFAULT_IOU,
     DEFAULT_MAX_DET,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trt_yolo.media.decoding import DecoderName
+from trt_yolo.media.decoders import DecoderName
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,23 +22,23 @@ from typing import TypeVar
 
 import numpy as np
 
-from trt_yolo.cores import default_decode_threads, share_cores, usable_cpus
+from trt_yolo.artifacts.manifest import Manifest
 from trt_yolo.detections import Detections
 from trt_yolo.errors import BackendError, ClosedError, TrtYoloError, WorkerError
-from trt_yolo.manifest import Manifest
-from trt_yolo.media.decoding import decoder_for
+from trt_yolo.hardware.cores import default_decode_threads, share_cores, usable_cpus
+from trt_yolo.hardware.nvml import gpu_readings
+from trt_yolo.media.decoders import decoder_for
 from trt_yolo.runtime.batch import Batch, Lane
-from trt_yolo.runtime.batching import Batcher
-from trt_yolo.runtime.feeding import Feeder
+from trt_yolo.runtime.batcher import Batcher
+from trt_yolo.runtime.feeder import Feeder
 from trt_yolo.runtime.inline import WorkerThread
-from trt_yolo.runtime.jobs import Death, Job, detections_of_batch
+from trt_yolo.runtime.job import Death, Job, detections_of_batch
 from trt_yolo.runtime.options import PoolOptions
 from trt_yolo.runtime.process import RingOptions, Worker, WorkerProcess
 from trt_yolo.runtime.ring import Answer, RingError, State
 from trt_yolo.runtime.stats import Ledger, Stats
-from trt_yolo.runtime.supervision import Patience, Supervisor
+from trt_yolo.runtime.supervisor import Patience, Supervisor
 from trt_yolo.runtime.worker import BackendSpec, WorkerSpec
-from trt_yolo.telemetry import gpu_readings
 
 _CHECK_S = 1.0
 _LOOK_ROUND_S = 0.02

@@ -18,15 +18,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from trt_yolo import errors
+from trt_yolo.artifacts.manifest import DEFAULT_ROWS, Manifest, manifest_from_json
 from trt_yolo.errors import TrtYoloError, WorkerError
-from trt_yolo.interpreter import WHAT_TO_SET, executable, fresh_python
-from trt_yolo.manifest import DEFAULT_ROWS, Manifest, manifest_from_json
-from trt_yolo.runtime.channel import Channel
-from trt_yolo.runtime.jobs import Death
+from trt_yolo.runtime.ipc import Channel, Wake
+from trt_yolo.runtime.job import Death
 from trt_yolo.runtime.ring import Ring, RingError
 from trt_yolo.runtime.ring_shape import RingShape
-from trt_yolo.runtime.wake import Wake
 from trt_yolo.runtime.worker import WorkerSpec
+from trt_yolo.system.interpreter import WHAT_TO_SET, executable, fresh_python
 
 _HEAR_S = 10.0
 _REAP_S = 5.0

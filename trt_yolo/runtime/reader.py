@@ -11,9 +11,9 @@ import threading
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Any
 
-from trt_yolo.leaving import await_at_exit
 from trt_yolo.runtime.results import Result
 from trt_yolo.runtime.stream import Stream
+from trt_yolo.system.exit import await_at_exit
 
 _CHECK_S = 1.0
 

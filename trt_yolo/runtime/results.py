@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from trt_yolo.detections import Detections
 from trt_yolo.errors import InputError, TrtYoloError
-from trt_yolo.runtime.jobs import Image, Job, StageTimes
+from trt_yolo.runtime.job import Image, Job, StageTimes
 
 Policy = Literal["block", "drop-oldest", "drop-newest"]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from trt_yolo.errors import MissingDependencyError
-from trt_yolo.runtime.jobs import Job, StageTimes
-from trt_yolo.runtime.supervision import Post
-from trt_yolo.telemetry import GpuReading
+from trt_yolo.hardware.nvml import GpuReading
+from trt_yolo.runtime.job import Job, StageTimes
+from trt_yolo.runtime.supervisor import Post
 
 _STAGES = dataclasses.fields(StageTimes)
 

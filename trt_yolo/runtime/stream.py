@@ -19,7 +19,7 @@ import numpy as np
 from trt_yolo.errors import ImageError, InputError
 from trt_yolo.media.sources import is_video
 from trt_yolo.media.video import read_video
-from trt_yolo.runtime.jobs import Image, Job, Thresholds, VideoFrame, source_of
+from trt_yolo.runtime.job import Image, Job, Thresholds, VideoFrame, source_of
 from trt_yolo.runtime.pool import Pool
 from trt_yolo.runtime.results import Result, StreamOptions
 

@@ -33,10 +33,9 @@ from typing import Any
 
 from trt_yolo.backends.base import Backend, Flight
 from trt_yolo.errors import DeviceError, TrtYoloError
-from trt_yolo.runtime.channel import Channel
+from trt_yolo.runtime.ipc import Channel, Wake, give_way
 from trt_yolo.runtime.ring import Ring, Slot
 from trt_yolo.runtime.ring_shape import RingShape
-from trt_yolo.runtime.wake import Wake, give_way
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 1.0

@@ -92,7 +92,7 @@ _ALL = (
     Peer(
         name="queue-pool",
         about="processes with ONNX Runtime, fed by a Queue",
-        module="trt_yolo.bench.peers.queue_pool",
+        module="trt_yolo.bench.peers.queues",
         packages=("onnxruntime",),
         extra="cpu",
         takes="artifact",

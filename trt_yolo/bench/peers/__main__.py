@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from trt_yolo.bench.peers.serving import main
+from trt_yolo.bench.peers.serve import main
 
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from trt_yolo.backends.onnxruntime import open_session
 from trt_yolo.bench.peers import PeerOptions
-from trt_yolo.bench.peers.by_hand import Graph, Image, in_batches, read_plainly
 from trt_yolo.bench.peers.interface import Found, Ready, Rows
+from trt_yolo.bench.peers.plain_loop import Graph, Image, in_batches, read_plainly
 
 _DTYPES: dict[str, npt.DTypeLike] = {
     "tensor(uint8)": np.uint8,

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from trt_yolo.bench.peers import PeerOptions
-from trt_yolo.bench.peers.by_hand import Graph, in_batches, read_plainly
 from trt_yolo.bench.peers.interface import Found, Ready
+from trt_yolo.bench.peers.plain_loop import Graph, in_batches, read_plainly
 from trt_yolo.vision.letterbox import Letterbox
 
 

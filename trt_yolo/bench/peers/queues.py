@@ -17,6 +17,9 @@ from multiprocessing import connection, get_context, parent_process
 from typing import Any, NamedTuple
 
 from trt_yolo.bench.peers import PeerOptions
+from trt_yolo.bench.peers.interface import Found, Ready
+from trt_yolo.bench.peers.onnxruntime import detector
+from trt_yolo.bench.peers.plain_loop import in_batches, read_plainly
 from trt_yolo.errors import BackendError
 
 _START_S = 240.0
@@ -152,3 +155,20 @@ def _end_with_parent() -> None:
     assert parent is not None
     connection.wait([parent.sentinel])
     os._exit(1)  # nobody is left to clean up for
+
+
+# The peer `queue-pool`: processes with an ONNX Runtime session each, fed with decoded images by a Queue.
+@contextlib.contextmanager
+def open_peer(options: PeerOptions) -> Iterator[Ready]:
+    """See `interface`."""
+    batch, workers = options.get("batch", 1), options["workers"]
+    under_way = 2 * workers  # batches: one in each process, and one that waits for it
+    with QueueProcesses(detector, options, count=workers, under_way=under_way) as processes:
+
+        def run(paths: Iterable[str]) -> Iterator[Found]:
+            decoded = ([read_plainly(path) for path in some] for some in in_batches(paths, batch))
+            for number, found in processes.answers_to(decoded):
+                for place, rows in enumerate(found):
+                    yield Found(number * batch + place, rows)
+
+        yield Ready(run=run, under_way=under_way * batch)

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from trt_yolo.bench.peers import PeerOptions
-from trt_yolo.bench.peers.by_hand import Image, read_plainly
 from trt_yolo.bench.peers.interface import Found, Ready, Rows
+from trt_yolo.bench.peers.plain_loop import Image, read_plainly
 from trt_yolo.bench.peers.queues import QueueProcesses
-from trt_yolo.runtime.jobs import DEFAULT_CONF, DEFAULT_IOU
+from trt_yolo.runtime.job import DEFAULT_CONF, DEFAULT_IOU
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ import numpy as np
 
 from trt_yolo.bench.peers import PeerOptions
 from trt_yolo.bench.peers.interface import Found, Ready
-from trt_yolo.runtime.jobs import DEFAULT_CONF, DEFAULT_IOU
+from trt_yolo.runtime.job import DEFAULT_CONF, DEFAULT_IOU
 
 
 @contextlib.contextmanager
