@@ -1,10 +1,10 @@
-# make demo: from nothing to an exported model and its bench.  make test: the whole gate.
+# make demo: from nothing to an exported model and its bench.  make test: the gate.  make test-slow: the other tests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test clean
+.PHONY: demo test test-slow clean
 
 demo: $(VENV)/.demo
 	$(BIN)/trt-yolo export
@@ -12,6 +12,9 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	PATH="$(CURDIR)/$(BIN):$$PATH" tools/check
+
+test-slow: $(VENV)/.test
+	PATH="$(CURDIR)/$(BIN):$$PATH" tools/test slow
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from trt_yolo.detections import Detections
-from trt_yolo.vision.matching import iou_matrix, matched_pairs
+from trt_yolo.vision.agreement import iou_matrix, matched_pairs
 
 BOX_TOLERANCE_PX = 0.05
 SCORE_TOLERANCE = 1e-4

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+
+Once = Callable[[str, Callable[[Path], object]], Path]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,37 +56,54 @@ def val_images(shared: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def demo_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Once:
+    """`once(name, make)`: this process's copy of a folder that `make` fills in one process of the run."""
+    own = tmp_path_factory.getbasetemp()
+    shared_by_all = own.parent if hasattr(request.config, "workerinput") else own
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        origin, part = shared_by_all / f"once-{name}", tmp_path_factory.mktemp("part")
+        with FileLock(f"{origin}.lock"):
+            if not origin.exists():
+                make(part)
+                part.rename(origin)
+        return Path(shutil.copytree(origin, tmp_path_factory.mktemp(name), dirs_exist_ok=True))
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def demo_onnx(once: Once) -> Path:
     """The demo model's deploy graph, static batch 1, 256x256."""
-    return _exported(tmp_path_factory)
+    return _exported(once, "demo")
 
 
 @pytest.fixture(scope="session")
-def demo_dynamic_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo_dynamic_onnx(once: Once) -> Path:
     """The demo model's deploy graph, dynamic batch 1 to 4."""
-    return _exported(tmp_path_factory, batch="1:4")
+    return _exported(once, "demo-1-4", batch="1:4")
 
 
 @pytest.fixture(scope="session")
-def demo_static4_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo_static4_onnx(once: Once) -> Path:
     """The demo model's deploy graph, static batch 4."""
-    return _exported(tmp_path_factory, batch="4")
+    return _exported(once, "demo-4", batch="4")
 
 
 @pytest.fixture(scope="session")
-def demo_head_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo_head_onnx(once: Once) -> Path:
     """The demo model's head graph."""
-    return _exported(tmp_path_factory, head=True)
+    return _exported(once, "demo-head", head=True)
 
 
 @pytest.fixture(scope="session")
-def yolov8n_onnx(yolov8n: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def yolov8n_onnx(yolov8n: Path, once: Once) -> Path:
     """yolov8n's deploy graph, static batch 1, 640x640."""
-    return _exported(tmp_path_factory, source=yolov8n)
+    return _exported(once, "yolov8n", source=yolov8n)
 
 
 def _exported(
-    factory: pytest.TempPathFactory, *, source: Path | None = None, batch: str = "1", head: bool = False
+    once: Once, name: str, *, source: Path | None = None, batch: str = "1", head: bool = False
 ) -> Path:
     from trt_yolo.artifacts.shapes import parse_batch
     from trt_yolo.artifacts.weights import demo_checkpoint
@@ -89,5 +111,6 @@ def _exported(
     from trt_yolo.export.options import ExportOptions
 
     options = ExportOptions(batch=parse_batch(batch), head=head)
-    report = export_model(source or demo_checkpoint(), out=factory.mktemp("engines"), options=options)
-    return report.artifacts[0].path
+    folder = once(name, lambda out: export_model(source or demo_checkpoint(), out=out, options=options))
+    (path,) = folder.glob("*.onnx")
+    return path

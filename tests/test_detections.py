@@ -164,6 +164,32 @@ def test_rows_one_by_one_are_all_of_it(three: Detections) -> None:
     assert [row.to_dicts()[0] for row in rows] == three.to_dicts()
 
 
+def _of_classes(
+    *class_ids: int, names: dict[int, str] | None = None, hw: tuple[int, int] = (0, 0)
+) -> Detections:
+    count = len(class_ids)
+    return Detections(_zeros(count, 4), _zeros(count), np.array(class_ids, np.int64), names or NAMES, hw)
+
+
+@pytest.mark.parametrize(
+    ("detections", "wanted"),
+    [
+        (_of_classes(hw=(30, 40)), "Detections(0; 30x40)"),
+        (_of_classes(), "Detections(0)"),
+        (_of_classes(1, hw=(30, 40)), "Detections(1: 1 dog; 30x40)"),
+        (_of_classes(0, 1, 1, 7, hw=(1080, 1920)), "Detections(4: 2 dog, 1 cat, 1 class 7; 1080x1920)"),
+        (
+            _of_classes(1, 1, *range(80), names={one: f"class{one}" for one in range(80)}),
+            "Detections(82: 3 class1, 1 class0, 1 class2, 1 class3, 1 class4, 75 more classes)",
+        ),
+        (_of_classes(0, names={0: "x" * 500}), f"Detections(1: 1 {'x' * 30})"),
+    ],
+    ids=["none", "nothing", "one", "several", "many-classes", "long-name"],
+)
+def test_repr_fits_a_screen(detections: Detections, wanted: str) -> None:
+    assert repr(detections) == wanted
+
+
 @pytest.mark.parametrize("picked", [slice(None), 1, slice(0, 0)], ids=str)
 def test_detections_pickle(three: Detections, picked: Any) -> None:
     given = three[picked]

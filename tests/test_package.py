@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,22 +30,62 @@ _HEAVY = [
 ]
 
 
+_HOMES = {
+    "load": "trt_yolo.loader",
+    "export_model": "trt_yolo.export.onnx_from_model",
+    "Model": "trt_yolo.runtime.model",
+    "Detections": "trt_yolo.detections",
+    "Result": "trt_yolo.runtime.results",
+    "Stats": "trt_yolo.runtime.stats",
+    "__version__": "trt_yolo.version",
+}
+_ERRORS = [
+    "TrtYoloError", "InputError", "ImageError", "EngineError", "MissingDependencyError", "DownloadError",
+    "ExportError", "BackendError", "DeviceError", "WorkerError", "FrameError", "ClosedError",
+]  # fmt: skip
+
+
 def test_exported_names_are_pinned() -> None:
-    assert sorted(trt_yolo.__all__) == ["Detections", "Model", "TrtYoloError", "__version__", "load"]
+    assert sorted(trt_yolo.__all__) == sorted([*_HOMES, *_ERRORS])
 
 
 @pytest.mark.parametrize(
-    ("name", "home"),
-    [
-        ("Detections", "trt_yolo.detections"),
-        ("Model", "trt_yolo.runtime.model"),
-        ("TrtYoloError", "trt_yolo.errors"),
-        ("load", "trt_yolo.loader"),
-    ],
+    ("name", "home"), [*_HOMES.items(), *((error, "trt_yolo.errors") for error in _ERRORS)]
 )
 def test_exported_names_are_those_of_their_modules(name: str, home: str) -> None:
     assert getattr(trt_yolo, name) is getattr(importlib.import_module(home), name)
     assert name in dir(trt_yolo)
+
+
+def test_what_is_exported_says_what_it_is() -> None:
+    assert all(inspect.getdoc(getattr(trt_yolo, name)) for name in trt_yolo.__all__)
+
+
+_EVERY_MODULE_THEN_EACH_FUNCTION_TWICE = """
+import importlib, pkgutil, sys
+import trt_yolo
+
+def fail(name):
+    raise
+
+for module in pkgutil.walk_packages(trt_yolo.__path__, "trt_yolo.", onerror=fail):
+    importlib.import_module(module.name)
+shadowed = set(trt_yolo.__all__) & {module.name for module in pkgutil.iter_modules(trt_yolo.__path__)}
+assert not shadowed, shadowed
+for _ in range(2):
+    report = trt_yolo.export_model(out=sys.argv[1])
+    for model in (None, str(report.artifacts[0].path)):
+        with trt_yolo.load(model, backend="null") as loaded:
+            assert isinstance(loaded, trt_yolo.Model)
+"""
+
+
+def test_no_module_takes_the_place_of_a_function(tmp_path: Path) -> None:
+    """An imported module becomes an attribute of its package: load.py would make trt_yolo.load a module."""
+    command = [sys.executable, "-c", _EVERY_MODULE_THEN_EACH_FUNCTION_TWICE, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert (tmp_path / "demo.onnx").is_file()
 
 
 def test_every_name_of_all_is_there() -> None:

@@ -6,6 +6,7 @@ Field names are those of roboflow `supervision`, so that what is written for one
 from __future__ import annotations
 
 import reprlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     import supervision
 
 
-@dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
+_SHOWN_CLASSES = 5
+
+
+@dataclass(frozen=True, eq=False, repr=False)  # arrays have no single answer to ==
 class Detections:
     """The objects found in one image, best first.
 
@@ -64,6 +68,19 @@ class Detections:
             names=names or {},
             image_hw=image_hw,
         )
+
+    def __repr__(self) -> str:
+        """Such as `Detections(7: 4 person, 2 car, 1 dog; 1080x1920)`: how many, of which classes, in which image."""
+        classes = Counter(self.class_id.tolist()).most_common()
+        shown = [
+            f"{count} {self.names.get(one, f'class {one}')[:30]}" for one, count in classes[:_SHOWN_CLASSES]
+        ]
+        more = len(classes) - len(shown)
+        if more:
+            shown.append(f"{more} more class{'es' * (more > 1)}")
+        of_classes = f": {', '.join(shown)}" if shown else ""
+        of_image = "; {}x{}".format(*self.image_hw) if any(self.image_hw) else ""
+        return f"Detections({len(self)}{of_classes}{of_image})"
 
     def __len__(self) -> int:
         return len(self.xyxy)

@@ -17,7 +17,8 @@
     └── ClosedError                 a model that has been closed
 
 A message says what was given, what is needed and what to do. The command line prints it in one line and
-exits with 1; any other exception is a bug in trt-yolo.
+exits with 1; any other exception is a bug in trt-yolo. What other libraries' errors say goes into such a line with
+`first_line` or `on_one_line`.
 """
 
 from __future__ import annotations
@@ -81,3 +82,13 @@ class FrameError(WorkerError):
 
 class ClosedError(TrtYoloError):
     """A model that has been closed; what was not answered by then never will be."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; where it says nothing, its class."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def on_one_line(error: BaseException) -> str:
+    """What an error says, on one line of at most 200 characters; where it says nothing, its class."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from trt_yolo.artifacts.files import write_files, write_together
+from trt_yolo.artifacts.files import check_utf8, write_files, write_together
 from trt_yolo.errors import InputError
 
 _ON_A_FULL_DISK = """
@@ -75,3 +75,9 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"cannot write to .*file.*; give another folder with --out"):
         write_together({tmp_path / "file" / "a": b"a"})
+
+
+def test_names_that_are_not_utf8() -> None:
+    check_utf8(Path("東/café.pt"))
+    with pytest.raises(InputError, match="not UTF-8"):
+        check_utf8(Path(os.fsdecode(b"caf\xe9.pt")))

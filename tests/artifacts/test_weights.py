@@ -169,7 +169,9 @@ def test_the_address_may_end_in_a_slash(server: _Server, monkeypatch: pytest.Mon
 def test_progress_is_told(behaviour: str, total: int, server: _Server) -> None:
     server.behaviour = behaviour
     told: list[tuple[int, int]] = []
-    find_weights("yolov8n", progress=lambda done, of: told.append((done, of)))
+    stages: set[str] = set()
+    find_weights("yolov8n", progress=lambda stage, done, of: (stages.add(stage), told.append((done, of)))[0])
+    assert stages == {"downloading yolov8n"}
     assert len(told) > 1
     assert told == sorted(set(told))
     assert told[-1] == (len(_CONTENT), total)
@@ -215,7 +217,7 @@ def test_a_server_that_falls_silent_is_given_up(
 
 
 def test_an_interrupted_download_leaves_no_file(server: _Server, cache: Path) -> None:
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(stage: str, done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

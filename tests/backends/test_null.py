@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
+import types
 
 import numpy as np
 import pytest
 
 from trt_yolo.artifacts.manifest import DEFAULT_ROWS, GraphKind, Manifest
 from trt_yolo.artifacts.shapes import BatchRange
+from trt_yolo.backends import null
 from trt_yolo.backends.null import NullBackend, null_from_manifest
 from trt_yolo.errors import InputError
 
@@ -67,8 +68,12 @@ def test_frames_are_checked_as_by_every_backend() -> None:
         _backend().infer(np.zeros((9, 32, 64, 3), np.uint8), conf=0.25, iou=0.7)
 
 
-def test_a_delay_is_waited_for() -> None:
-    backend, frames = _backend(delay_ms=20), np.zeros((1, 32, 64, 3), np.uint8)
-    start = time.monotonic()
-    backend.infer(frames, conf=0.25, iou=0.7)
-    assert time.monotonic() - start >= 0.02
+def test_a_delay_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [100.0]
+
+    def sleep(seconds: float) -> None:
+        now_s[0] += seconds + 1e-4
+
+    monkeypatch.setattr(null, "time", types.SimpleNamespace(perf_counter=lambda: now_s[0], sleep=sleep))
+    _backend(delay_ms=20).infer(np.zeros((1, 32, 64, 3), np.uint8), conf=0.25, iou=0.7)
+    assert now_s[0] == pytest.approx(100.02, abs=2e-4)

@@ -1,17 +1,16 @@
-"""Subjects of a bench whose service times are known, and another go for what only noise can spoil."""
+"""Subjects of a bench whose service times are known: a backend that waits, or a pipeline on a clock of its own."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.bench.pipeline import Clock, Pipeline
 from tests.runtime.models import tiny_manifest
+from trt_yolo.bench.figures import Stages
 from trt_yolo.bench.subject import Layout, Subject
 from trt_yolo.runtime.worker import BackendSpec
-
-ATTEMPTS = 6
 
 
 def null_spec(delays_ms: Sequence[float], *, batch: int = 1) -> BackendSpec:
@@ -20,24 +19,42 @@ def null_spec(delays_ms: Sequence[float], *, batch: int = 1) -> BackendSpec:
     return BackendSpec(factory="trt_yolo.backends.null:null_from_manifest", options=options)
 
 
-def null_subject(
-    delays_ms: Sequence[float], paths: Sequence[Path], *, batch: int = 1, workers: int = 0
-) -> Subject:
+def null_subject(delays_ms: Sequence[float], paths: Sequence[Path]) -> Subject:
     """A subject over it."""
-    return Subject("null", null_spec(delays_ms, batch=batch), Layout(batch=batch, workers=workers), paths)
+    return Subject("null", null_spec(delays_ms), Layout(), paths)
 
 
-def on_a_noisy_machine(test: Callable[..., None]) -> Callable[..., None]:
-    """Runs a test of times again when it fails: other programs make things slower, but never right."""
+class SimulatedSubject(Subject):
+    """A model on a simulated clock: all that is real of it is its manifest.
 
-    @functools.wraps(test)
-    def again(*args: Any, **kwargs: Any) -> None:
-        for _ in range(ATTEMPTS - 1):
-            try:
-                test(*args, **kwargs)
-            except AssertionError:
-                continue
-            return
-        test(*args, **kwargs)
+    Args:
+        name: What results call it.
+        clock: The bench's.
+        services_ms: What its batches take, in milliseconds, round and round.
+        layout: How it is laid out.
+        paths: Readable image files.
+        batch: The largest batch that it takes.
+    """
 
-    return again
+    def __init__(
+        self,
+        name: str,
+        clock: Clock,
+        services_ms: Sequence[float],
+        layout: Layout,
+        paths: Sequence[Path],
+        *,
+        batch: int = 4,
+    ) -> None:
+        super().__init__(name, null_spec([0.0], batch=batch), layout, paths)
+        services_s = [one / 1e3 for one in services_ms]
+        self._of = lambda: Pipeline(clock, services_s, max(1, self.workers), self.batch)
+        self.__dict__["model"] = self._of()
+        self.__dict__["parts"] = Stages(copy_in=0.0, engine=services_ms[0], copy_out=0.0)
+
+    @property
+    def _slots(self) -> Any:  # type: ignore[override]
+        return self._of().slots()
+
+    def _sessions(self) -> Any:
+        return [self._of().backend()]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.bench.pipeline import Pipeline
+from tests.bench.pipeline import Clock, Pipeline
 from trt_yolo.bench.flow import ROUNDS, SETTLING, Flow
 from trt_yolo.bench.loads import Scenario
 from trt_yolo.bench.recovery import WithKills
@@ -32,32 +32,31 @@ PHASES = {  # of a service time
 }
 
 
-def _pipeline(workers: int, batch: int, phase: str) -> Pipeline:
+def _pipeline(clock: Clock, workers: int, batch: int, phase: str) -> Pipeline:
     phases_s = [SERVICE_S * PHASES[phase](worker, workers) for worker in range(workers)]
-    return Pipeline(workers, batch, SERVICE_S, phases_s)
+    return Pipeline(clock, [SERVICE_S], workers, batch, phases_s)
 
 
 def _contender(scope: str, pipeline: Pipeline) -> Contender:
     if scope == "infer":
-        slots: Any = types.SimpleNamespace(posts=pipeline.posts())
-        return SlotToSlot(slots, OFFLINE, clock=pipeline.clock)
+        return SlotToSlot(pipeline.slots(), OFFLINE)
     model: Any = pipeline
-    return FilesToDetections(model, [Path("a.jpg")], OFFLINE, clock=pipeline.clock)
+    return FilesToDetections(model, [Path("a.jpg")], OFFLINE)
 
 
-def _errors(scope: str, workers: int, batch: int) -> Iterator[tuple[float, Window]]:
+def _errors(clock: Clock, scope: str, workers: int, batch: int) -> Iterator[tuple[float, Window]]:
     """Of windows of 3 to 300 answers, as a share: how much more was said than is done."""
     for phase in PHASES:
         for answers in (3, 4, 5, 7, 10, 16, 23, 37, 55, 90, 140, 211, 300):
-            pipeline = _pipeline(workers, batch, phase)
+            pipeline = _pipeline(clock, workers, batch, phase)
             window = _contender(scope, pipeline).window(answers * batch / pipeline.images_per_s)
             yield window.images_per_s / pipeline.images_per_s - 1, window
 
 
 @pytest.mark.parametrize("scope", ["e2e", "infer"])
 @pytest.mark.parametrize("workers", [1, 2, 3, 8])
-def test_bunches_are_not_counted_twice(scope: str, workers: int) -> None:
-    found = [one for batch in (1, 2, 3, 4, 8) for one in _errors(scope, workers, batch)]
+def test_bunches_are_not_counted_twice(scope: str, workers: int, clock: Clock) -> None:
+    found = [one for batch in (1, 2, 3, 4, 8) for one in _errors(clock, scope, workers, batch)]
     errors = np.array([error for error, _ in found])
     assert np.abs(errors).max() < 0.002  # 1% are asked for
     assert abs(errors.mean()) < 0.0002  # no sign is preferred
@@ -65,19 +64,18 @@ def test_bunches_are_not_counted_twice(scope: str, workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 8])
-def test_a_window_holds_so_many_answers_of_each_worker(workers: int) -> None:
-    pipeline = _pipeline(workers, 2, "in step")
+def test_a_window_holds_so_many_answers_of_each_worker(workers: int, clock: Clock) -> None:
+    pipeline = _pipeline(clock, workers, 2, "in step")
     window = _contender("e2e", pipeline).window(0.1)
     assert window.images >= ROUNDS * workers * 2
     assert window.started_s >= SERVICE_S  # the first answers are not counted
 
 
-def test_what_got_slower_while_it_got_going_does_not_count() -> None:
+def test_what_got_slower_while_it_got_going_does_not_count(clock: Clock) -> None:
     """The first quarter of the time is left out; after it, one answer each 10 ms."""
-    now_s = 0.0
-    flow = Flow(4.0, round_images=1, clock=lambda: now_s)
+    flow = Flow(4.0, round_images=1)
     while not flow.is_over:
-        now_s += 0.05 if now_s < 0.9 else 0.01
+        clock.now_s += 0.05 if clock.now_s < 0.9 else 0.01
         flow.note()
     window = flow.window()
     assert window.images_per_s == pytest.approx(100, rel=1e-3)
@@ -85,13 +83,12 @@ def test_what_got_slower_while_it_got_going_does_not_count() -> None:
 
 
 @pytest.mark.parametrize("first_s", [0.0, 0.3, 0.9])
-def test_evenly_spaced_losses_count_as_many_wherever_they_lie(first_s: float) -> None:
+def test_evenly_spaced_losses_count_as_many_wherever_they_lie(first_s: float, clock: Clock) -> None:
     """A worker that is killed every 2 s and is away for 0.5: a quarter is lost."""
-    now_s = 0.0
-    flow = Flow(4.0 / 0.75, round_images=1, clock=lambda: now_s)
+    flow = Flow(4.0 / 0.75, round_images=1)
     while not flow.is_over:
-        now_s += 0.001
-        if (now_s - first_s) % 2.0 >= 0.5:
+        clock.now_s += 0.001
+        if (clock.now_s - first_s) % 2.0 >= 0.5:
             flow.note()
     assert flow.window().images_per_s == pytest.approx(750, rel=0.005)
 

@@ -18,6 +18,7 @@ from trt_yolo.bench.options import (
 )
 from trt_yolo.bench.subject import Layout
 from trt_yolo.errors import InputError
+from trt_yolo.runtime.options import RuntimeOptions
 
 
 @pytest.mark.parametrize(("words", "models", "scenarios"), [
@@ -74,7 +75,7 @@ def test_numbers_that_make_no_load(values: dict[str, Any]) -> None:
     ({"find_rate": True, "p99_ms": 20.0}, "--find-rate is for the scenario server"),
     ({"find_rate": True, "scenarios": (Scenario(name="server"),)}, "--p99 20ms"),
     ({"kill_every_s": 2.0}, "needs worker processes"),
-    ({"kill_every_s": 0.0, "layouts": (Layout(workers=1),)}, "give seconds from 0.2"),
+    ({"kill_every_s": 0.0, "layouts": (Layout(runtime=RuntimeOptions(workers=1)),)}, "give seconds from 0.2"),
     ({"models": ("a.onnx", "a.onnx")}, "the same model twice"),
     ({"seed": -1}, "--seed -1"),
 ])  # fmt: skip
@@ -84,19 +85,13 @@ def test_options_that_do_not_go_together(values: dict[str, Any], part: str) -> N
 
 
 def test_a_sweep_asks_for_the_latency_of_its_batches() -> None:
-    layouts = layouts_of(
-        batches=[1, 4], workers=[0, 2], threads=[None], streams=[None], decode_threads=None, devices=(0,),
-        graphs=True,
-    )  # fmt: skip
-    assert [(one.batch, one.workers) for one in layouts] == [(1, 0), (1, 2), (4, 0), (4, 2)]
+    layouts = layouts_of(batches=[1, 4], workers=[0, 2], threads=[None], streams=[None])
+    assert [(one.batch, one.runtime.workers) for one in layouts] == [(1, 0), (1, 2), (4, 0), (4, 2)]
     options = BenchOptions(layouts=layouts)
     assert [one.label for one in options.scenarios_for(4)] == ["multi-stream 4", "offline"]
     assert [one.label for one in options.scenarios_for(1)] == ["single-stream", "offline"]
     with pytest.raises(InputError, match="for ever"):
-        layouts_of(
-            batches=list(range(1, 40)), workers=[0, 1], threads=[None], streams=[None], decode_threads=None,
-            devices=(0,), graphs=True,
-        )  # fmt: skip
+        layouts_of(batches=list(range(1, 40)), workers=[0, 1], threads=[None], streams=[None])
 
 
 def test_what_options_mean() -> None:

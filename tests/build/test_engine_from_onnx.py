@@ -13,14 +13,13 @@ import pytest
 
 from tests.engine.conftest import copied
 from tests.engine.plans import gpu, left_in
-from trt_yolo.build import engine_from_onnx
-from trt_yolo.hardware.gpus import cuda_version, platform_name
+from trt_yolo.artifacts.manifest import METADATA_KEY, manifest_from_json
 from trt_yolo.build.engine_from_onnx import EngineReport, engine_from_onnx, engine_stem, manifest_of_onnx
 from trt_yolo.engine.options import EngineOptions
 from trt_yolo.engine.plan import manifest_path, plan_file
 from trt_yolo.engine.store import manifest_of
 from trt_yolo.errors import InputError, TrtYoloError, UnsupportedModelError
-from trt_yolo.artifacts.manifest import METADATA_KEY, manifest_from_json
+from trt_yolo.hardware.gpus import cuda_version, platform_name
 from trt_yolo.version import __version__
 
 pytest.importorskip("tensorrt_rtx", reason="extra `rtx` is not installed")
@@ -248,9 +247,9 @@ def test_a_folder_that_cannot_be(graph: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def on_an_orin(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Jetson with TensorRT, which must not be asked to build."""
-    monkeypatch.setattr(engine_from_onnx, "devices", lambda: [gpu("8.7", "Orin")])
-    monkeypatch.setattr(engine_from_onnx, "chosen_family", lambda builder, gpus: "tensorrt")
-    monkeypatch.setattr(engine_from_onnx, "run_build", None)
+    monkeypatch.setattr("trt_yolo.build.engine_from_onnx.devices", lambda: [gpu("8.7", "Orin")])
+    monkeypatch.setattr("trt_yolo.build.engine_from_onnx.chosen_family", lambda builder, gpus: "tensorrt")
+    monkeypatch.setattr("trt_yolo.build.engine_from_onnx.run_build", None)
 
 
 @pytest.mark.usefixtures("on_an_orin")

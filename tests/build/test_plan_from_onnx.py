@@ -16,9 +16,12 @@ from onnx import TensorProto, helper
 
 from tests.engine.conftest import copied
 from tests.engine.plans import left_in
-from trt_yolo.demo.scenes import write_yolo_dataset
-from trt_yolo.build.plan_from_onnx import PhaseProgress, _configure, build_plan
+from trt_yolo.artifacts.manifest import METADATA_KEY
+from trt_yolo.artifacts.shapes import BatchRange, parse_batch
+from trt_yolo.artifacts.weights import demo_checkpoint
 from trt_yolo.build.engine_from_onnx import EngineReport, engine_from_onnx
+from trt_yolo.build.plan_from_onnx import Phases, _configure, build_plan
+from trt_yolo.demo.scenes import write_yolo_dataset
 from trt_yolo.engine.library import Library
 from trt_yolo.engine.log import Log, started_builder
 from trt_yolo.engine.options import EngineOptions
@@ -27,10 +30,7 @@ from trt_yolo.engine.store import manifest_of
 from trt_yolo.errors import ExportError, InputError
 from trt_yolo.export.onnx_from_model import export_model
 from trt_yolo.export.options import ExportOptions, Precision
-from trt_yolo.artifacts.weights import demo_checkpoint
-from trt_yolo.artifacts.manifest import METADATA_KEY
 from trt_yolo.precision.maker import PrecisionOptions
-from trt_yolo.artifacts.shapes import BatchRange, parse_batch
 
 trt: Any = pytest.importorskip("tensorrt_rtx", reason="extra `rtx` is not installed")
 
@@ -255,38 +255,38 @@ def test_what_it_does_not_have_is_refused_by_the_builder_too(options: EngineOpti
     assert not [name for name in left_in(graph.parent) if name.endswith(("engine", "part", "cache"))]
 
 
-def _build(rtx: Library, graph: Path, report: Any) -> bytes:
-    return build_plan(rtx, graph, EngineOptions(), profile=(1, 1, 1), imgsz_hw=(256, 256), report=report)
+def _build(rtx: Library, graph: Path, **told: Any) -> bytes:
+    return build_plan(rtx, graph, EngineOptions(), profile=(1, 1, 1), imgsz_hw=(256, 256), **told)
 
 
 def test_a_build_tells_how_far_it_is_and_what_tensorrt_says(rtx: Library, graph: Path) -> None:
-    told: list[tuple[str, Any]] = []
-    plan = _build(rtx, graph, lambda kind, value: told.append((kind, value)) or True)
+    severities: set[str] = set()
+    fractions: list[float] = []
+    plan = _build(
+        rtx, graph, say=lambda severity, _: severities.add(severity),
+        progress=lambda _, done, total: fractions.append(done / total), is_wanted=lambda: True,
+    )  # fmt: skip
     assert plan[:4] == b"vtrt"
-    fractions = [value[0] for kind, value in told if kind == "progress"]
     assert len(fractions) > 50
     assert fractions == sorted(fractions)
     assert fractions[0] < 0.05
     assert 0.8 <= fractions[-1] <= 1
-    severities = {value[0] for kind, value in told if kind == "log"}
     assert "info" in severities
     assert severities <= {"info", "warning"}
 
 
 def test_a_build_stops_when_it_is_told_to(rtx: Library, graph: Path) -> None:
-    asked = []
-
-    def report(kind: str, value: Any) -> bool:
-        asked.append(kind)
-        return kind != "progress"
-
+    steps: list[int] = []
     with pytest.raises(ExportError, match="BuildCanceled"):
-        _build(rtx, graph, report)
-    assert asked.count("progress") < 20
+        _build(
+            rtx, graph, say=lambda *_: None,
+            progress=lambda _, done, _total: steps.append(done), is_wanted=lambda: False,
+        )  # fmt: skip
+    assert len(steps) < 20
 
 
 def test_phases_within_phases() -> None:
-    progress = PhaseProgress()
+    progress = Phases()
     told = [progress.fraction()]
     progress.start("build", None, 2)
     progress.start("inner", "build", 4)
@@ -312,7 +312,7 @@ def test_phases_within_phases() -> None:
 
 
 def test_progress_never_goes_back() -> None:
-    progress = PhaseProgress()
+    progress = Phases()
     progress.start("first", None, 2)
     progress.step("first", 0)
     assert progress.fraction() == 0.5
@@ -327,7 +327,7 @@ def test_progress_never_goes_back() -> None:
 
 @pytest.mark.parametrize("steps", [0, -1, 1, 3])
 def test_phases_with_odd_numbers_of_steps(steps: int) -> None:
-    progress = PhaseProgress()
+    progress = Phases()
     progress.start("phase", None, steps)
     assert progress.fraction() == 0
     for step in (0, 5, 100):
@@ -339,7 +339,7 @@ def test_phases_with_odd_numbers_of_steps(steps: int) -> None:
 
 
 def test_two_phases_that_contain_each_other_do_no_harm() -> None:
-    progress = PhaseProgress()
+    progress = Phases()
     progress.start("a", "b", 2)
     progress.start("b", "a", 2)
     progress.step("a", 0)
@@ -347,7 +347,7 @@ def test_two_phases_that_contain_each_other_do_no_harm() -> None:
 
 
 def test_phases_on_many_threads() -> None:
-    progress, told = PhaseProgress(), []
+    progress, told = Phases(), []
     progress.start("build", None, 8)
 
     def work(name: str) -> None:

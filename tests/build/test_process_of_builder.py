@@ -17,8 +17,9 @@ import pytest
 from tests.engine.plans import ROOT, builders, children_of, left_in, python
 from tests.runtime.models import is_running, wait_until
 from trt_yolo.build import process
-from trt_yolo.build.process import STEPS, BuildRequest
 from trt_yolo.build.engine_from_onnx import engine_from_onnx
+from trt_yolo.build.plan_from_onnx import STEPS
+from trt_yolo.build.process import BuildRequest
 from trt_yolo.engine.options import EngineOptions
 from trt_yolo.engine.plan import failed_log_path, plan_file
 from trt_yolo.engine.store import manifest_of

@@ -15,10 +15,10 @@ import pytest
 
 from tests.engine.plans import here, left_in, manifest_for, python, tensorrt_plan, write_pair
 from trt_yolo.build.engine_from_onnx import EngineReport, engine_from_onnx
+from trt_yolo.build.rebuild import loading_engine
 from trt_yolo.engine.compatibility import Here, check_loads
 from trt_yolo.engine.options import EngineOptions
 from trt_yolo.engine.plan import manifest_path, plan_file
-from trt_yolo.build.rebuild import loading_engine
 from trt_yolo.engine.store import manifest_of
 from trt_yolo.errors import EngineError, TrtYoloError, UnsupportedModelError
 

@@ -18,22 +18,21 @@ import pytest
 
 from tests.engine.plans import gpu, left_in
 from tests.precision import graphs
+from trt_yolo.artifacts.manifest import METADATA_KEY, Manifest
+from trt_yolo.artifacts.shapes import BatchRange
 from trt_yolo.backends.base import Backend, Frames, Output, Rows
 from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
-from trt_yolo.build import engine_from_onnx
-from trt_yolo.engine import compatibility
-from trt_yolo.hardware.gpus import platform_name
 from trt_yolo.build.engine_from_onnx import EngineReport, engine_from_onnx
+from trt_yolo.build.self_test import SelfTest, check_engine, self_test
+from trt_yolo.engine import compatibility
 from trt_yolo.engine.library import installed_version
 from trt_yolo.engine.plan import failed_log_path, log_path, manifest_path
-from trt_yolo.build.self_test import SelfTest, check_engine, self_test
 from trt_yolo.errors import ExportError
 from trt_yolo.evaluation.parity import check_frames
 from trt_yolo.graph.deploy_from_head import deploy_from_head
-from trt_yolo.artifacts.manifest import METADATA_KEY, Manifest
+from trt_yolo.hardware.gpus import platform_name
 from trt_yolo.precision.fp16_from_float import fp16_from_float
 from trt_yolo.precision.int8_from_float import int8_from_float
-from trt_yolo.artifacts.shapes import BatchRange
 
 pytest.importorskip("onnxruntime")
 
@@ -465,7 +464,7 @@ def failing(built: EngineReport, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.extend(left_in(engine.parent))
         raise ExportError(f"the engine built from {onnx} fails its test: row 1; it was not kept")
 
-    monkeypatch.setattr(engine_from_onnx, "check_engine", check)
+    monkeypatch.setattr("trt_yolo.build.engine_from_onnx.check_engine", check)
     return seen
 
 

@@ -9,10 +9,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from trt_yolo.artifacts.shapes import BatchRange
 from trt_yolo.errors import InputError
 from trt_yolo.export.onnx_from_model import export_model
 from trt_yolo.export.options import MAX_ROWS, ExportOptions
-from trt_yolo.artifacts.shapes import BatchRange
 
 trt: Any = pytest.importorskip("tensorrt_rtx", reason="extra `rtx` is not installed")
 

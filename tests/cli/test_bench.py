@@ -19,14 +19,19 @@ from trt_yolo.demo.scenes import scene
 from trt_yolo.hardware.cores import usable_cpus
 from trt_yolo.media.images import write_jpeg
 
-QUICK = ("--duration", "0.5", "--min-count", "3")
+QUICK = ("--duration", "0.1", "--min-count", "3")
+_WINDOWS = 4  # fewer give no interval
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _short_windows() -> Iterator[None]:
+def _little_work() -> Iterator[None]:
     """How exact a window is, is not what is tested here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trt_yolo.bench.flow.ROUNDS", 3)
+        for name, value in (
+            ("flow.ROUNDS", 3), ("measure._LEAST_WINDOWS", _WINDOWS), ("measure._AGREEING", 1),
+            ("measure._WARM_WINDOW_S", 0.01), ("images._SCENES", 3), ("images.SCENE_SIDE", 256),
+        ):  # fmt: skip
+            patch.setattr(f"trt_yolo.bench.{name}", value)
         yield
 
 
@@ -77,8 +82,9 @@ def test_own_images_a_batch_and_workers(
     for path in val_images[:3]:
         shutil.copy(path, tmp_path)
     found = _bench(
-        cli, str(demo_dynamic_onnx), "offline", "--data", str(tmp_path), "--batch", "4", "--workers", "2"
-    )
+        cli, str(demo_dynamic_onnx), "offline", "--data", str(tmp_path), "--batch", "4", "--workers", "2",
+        "--scope", "e2e",
+    )  # fmt: skip
     assert (found["images"], found["data"]) == (3, str(tmp_path))
     setting = found["runs"][0]["setting"]
     assert (setting["batch"], setting["workers"]) == (4, 2)
@@ -96,7 +102,7 @@ def test_every_load_by_word_and_by_option(demo_onnx: Path, cli: Command) -> None
 
 
 def test_a_sweep_and_its_best(demo_dynamic_onnx: Path, cli: Command) -> None:
-    arguments = ["--batch", "1,2,9", "--scope", "e2e,engine", "--p99", "10s", *QUICK]
+    arguments = ["--batch", "1,2,9", "--scope", "engine", "--p99", "10s", *QUICK]
     outcome = cli("bench", str(demo_dynamic_onnx), *arguments)
     assert outcome.code == 0
     assert "most images/s, most within 10000 ms" in outcome.out
@@ -105,22 +111,16 @@ def test_a_sweep_and_its_best(demo_dynamic_onnx: Path, cli: Command) -> None:
 
 
 def test_a_result_is_the_baseline_of_the_next(demo_onnx: Path, tmp_path: Path, cli: Command) -> None:
+    """Exit code 3 beside a result that says that it was ten times as fast."""
     arguments = [str(demo_onnx), "offline", "--scope", "engine"]
     path = tmp_path / "before.json"
     before = _bench(cli, *arguments)
     path.write_text(json.dumps(before))
-    outcome = cli("bench", *arguments, *QUICK, "--baseline", str(path), "--tolerance", "60%")
+    outcome = cli("bench", *arguments, *QUICK, "--baseline", str(path), "--tolerance", "90%")
     assert outcome.code == 0
     assert f"beside {path} of {before['created']}" in outcome.out
-
-
-def test_what_has_become_slower_is_exit_code_3(demo_onnx: Path, tmp_path: Path, cli: Command) -> None:
-    """Beside a result that says that it was ten times as fast."""
-    arguments = [str(demo_onnx), "offline", "--scope", "engine"]
-    before = _bench(cli, *arguments)
     throughput = before["runs"][0]["scopes"]["engine"]["throughput"]
     throughput["windows"] = [10 * rate for rate in throughput["windows"]]
-    path = tmp_path / "before.json"
     path.write_text(json.dumps(before))
     outcome = cli("bench", *arguments, *QUICK, "--baseline", str(path))
     assert outcome.code == 3
@@ -154,15 +154,15 @@ def test_peers(demo_onnx: Path, cli: Command) -> None:
     found = _bench(cli, str(demo_onnx), "offline", "--scope", "e2e", "--peers", "onnxruntime")
     (run,) = found["runs"]
     assert run["peers"]["onnxruntime"]["throughput"]["images_per_s"] > 0
-    assert run["ratios"]["e2e/onnxruntime"]["windows"] >= 6
+    assert run["ratios"]["e2e/onnxruntime"]["windows"] >= _WINDOWS
 
 
 def test_lost_workers(demo_onnx: Path, cli: Command) -> None:
     outcome = cli(
-        "bench", str(demo_onnx), "--workers", "2", "--kill-worker-every", "0.5", "--scope", "e2e", *QUICK
+        "bench", str(demo_onnx), "--workers", "2", "--kill-worker-every", "0.2", "--scope", "e2e", *QUICK
     )
     assert outcome.code == 0
-    assert "Losing a worker every 0.5 s costs" in outcome.out
+    assert "Losing a worker every 0.2 s costs" in outcome.out
     assert "none was lost" in outcome.out
 
 
@@ -171,13 +171,13 @@ import os, signal, threading
 from trt_yolo.__main__ import main
 from trt_yolo.bench import measure
 
-class Progress(measure.Progress):
+class Reading(measure.Reading):
     def __init__(self, **given):
         super().__init__(**given)
-        if not self.is_warm_up:  # a window that counts is whole: Ctrl-C cuts the next, which lasts 6 s
-            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        if not self.is_warm_up:  # a window that counts is whole: Ctrl-C cuts the next, which lasts 1 s
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
 
-measure.Progress = Progress
+measure.Reading = Reading
 main()
 """
 
@@ -185,7 +185,7 @@ main()
 def test_ctrl_c_gives_the_result_so_far(demo_onnx: Path) -> None:
     """In a process of its own, interrupted in the second window that counts."""
     command = [sys.executable, "-c", _INTERRUPTED, "bench", str(demo_onnx)]
-    command += ["--duration", "60", "--scope", "e2e", "--json"]
+    command += ["--duration", "10", "--scope", "e2e", "--json"]
     outcome = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (outcome.returncode, outcome.stderr) == (130, "")
     found = json.loads(outcome.stdout)

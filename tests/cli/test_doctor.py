@@ -12,20 +12,20 @@ import pytest
 
 from tests.cli.commands import Command, Outcome, run_process
 from trt_yolo.hardware.cores import Cpus
-from trt_yolo.hardware.packages import FEATURES
+from trt_yolo.hardware.packages import features
 from trt_yolo.version import __version__
 
 
 def _assert_well(outcome: Outcome) -> None:
     assert (outcome.code, outcome.err) == (0, "")
-    assert all(f"{feature.name}: " in outcome.out for feature in FEATURES), outcome.out
+    assert all(f"{feature.name}: " in outcome.out for feature in features()), outcome.out
 
 
 def test_every_package_and_every_feature_has_a_line(cli: Command) -> None:
     outcome = cli("doctor")
     _assert_well(outcome)
     assert f"trt-yolo {__version__}" in outcome.out
-    for package in (package for feature in FEATURES for package in feature.packages):
+    for package in (package for feature in features() for package in feature.packages):
         assert any(line.startswith(f"│ {package} ") for line in outcome.out.splitlines()), package
     assert "NVIDIA driver: " in outcome.out
 
@@ -68,7 +68,7 @@ def test_json(cli: Command) -> None:
     found = json.loads(line)
     assert found["version"] == __version__
     assert {one["package"] for one in found["packages"]} >= {"numpy", "cuda-bindings", "tensorrt"}
-    assert [one["name"] for one in found["features"]] == [feature.name for feature in FEATURES]
+    assert [one["name"] for one in found["features"]] == [feature.name for feature in features()]
     assert {"cpu", "driver", "cuda", "gpus", "binding", "provider", "tensorrt", "engines", "notes"} <= set(
         found
     )
@@ -91,9 +91,19 @@ def test_what_is_installed_has_its_version(cli: Command) -> None:
     assert "core: ready (everything)" in lines
 
 
+def test_a_checkout_that_is_not_installed_says_so(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trt_yolo.hardware.packages.features", list)
+    outcome = cli("doctor")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "note: trt-yolo is not installed: pip install -e ." in outcome.out.splitlines()
+    found = json.loads(cli("doctor", "--json").out)
+    assert found["features"] == []
+    assert {one["package"] for one in found["packages"]} >= {"onnxruntime-gpu", "tensorrt", "cuda-bindings"}
+
+
 def test_what_is_missing_comes_with_its_command(cli: Command) -> None:
     lines = cli("doctor").out.splitlines()
-    for feature in FEATURES:
+    for feature in features():
         (line,) = (line for line in lines if line.startswith(f"{feature.name}: "))
         assert line.startswith(f"{feature.name}: ready") or line.endswith(feature.install)
 

@@ -20,13 +20,13 @@ import pytest
 
 from tests.cli.commands import TIMEOUT_S, Command, Outcome, assert_one_error, run_process
 from tests.engine.plans import children_of, left_in
+from tests.precision import graphs
 from tests.runtime.models import is_running, wait_until
 from trt_yolo.artifacts.manifest import METADATA_KEY, manifest_from_json
 from trt_yolo.build.engine_from_onnx import engine_from_onnx
 from trt_yolo.demo.scenes import write_yolo_dataset
 from trt_yolo.engine.compatibility import engine_at
 from trt_yolo.engine.plan import plan_file
-from trt_yolo.precision import maker
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("tensorrt_rtx", reason="extra `rtx` is not installed")
@@ -261,7 +261,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_accuracy_goes_into_the_engines_manifest(
     precision: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Command
 ) -> None:
-    monkeypatch.setattr(maker, "_PROBES", 2)
+    graphs.quicken_int8(monkeypatch, "minmax")
     outcome = cli(
         "export", f"--{precision}", "--calib-method", "minmax", "--data", str(data), "--imgsz", "64",
         "--max-drop", "50", "--no-check", "--format", "engine", "--out", str(tmp_path), "--json",

@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli.commands import Command, assert_one_error
 from trt_yolo.errors import InputError
+from trt_yolo.runtime.options import RuntimeOptions
 
 
 @pytest.fixture
@@ -47,8 +48,8 @@ def test_every_command_that_runs_a_model_takes_spin(
     """Up to where the threads are made."""
     told = []
 
-    def chosen(spin: object, **layout: object) -> bool:
-        told.append(spin)
+    def chosen(options: RuntimeOptions) -> bool:
+        told.append(options.spin)
         raise InputError("far enough")
 
     monkeypatch.setattr("trt_yolo.loader.chosen_spin", chosen)

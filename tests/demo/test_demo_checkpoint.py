@@ -20,7 +20,7 @@ def test_is_small_and_named() -> None:
 
 def test_accuracy_on_held_out_scenes(tmp_path: Path) -> None:
     ultralytics = pytest.importorskip("ultralytics")
-    data = write_yolo_dataset(tmp_path / "scenes", train=0, val=200)
+    data = write_yolo_dataset(tmp_path / "scenes", train=0, val=64)
     metrics = ultralytics.YOLO(demo_checkpoint()).val(
         data=str(data), imgsz=256, batch=16, workers=0, device="cpu", plots=False, verbose=False,
         project=str(tmp_path), name="val",

@@ -114,7 +114,7 @@ def children_of(pid: int) -> set[int]:
 
 def builders() -> set[int]:
     """The builder processes of this process that still run."""
-    return {pid for pid in children_of(os.getpid()) if b"build_process" in _command_of(pid)}
+    return {pid for pid in children_of(os.getpid()) if b"trt_yolo.build.process:" in _command_of(pid)}
 
 
 def _command_of(pid: int) -> bytes:

@@ -13,12 +13,15 @@ import pytest
 from trt_yolo.errors import ExportError
 from trt_yolo.evaluation.parity import (
     BOX_TOLERANCE_PX,
+    LETTERBOX_LEVELS,
     SCORE_TOLERANCE,
     Parity,
     _threshold,
     check_frames,
+    check_letterbox,
     check_parity,
 )
+from trt_yolo.graph import letterbox_in_graph
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -106,3 +109,12 @@ def test_scores_of_rounding_noise_are_not_compared() -> None:
 def test_the_threshold_is_not_among_scores_that_tie() -> None:
     scores = np.array([0.2] + [0.1] * 300 + [0.1 - 1e-8] * 300 + [0.05] * 10, np.float32)
     assert 0.05 < _threshold(scores) < 0.0999
+
+
+def test_a_letterbox_that_differs_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_letterbox((100, 200), (64, 64), opset=19) <= LETTERBOX_LEVELS
+    monkeypatch.setattr(letterbox_in_graph, "PADDING", 100)
+    with pytest.raises(
+        ExportError, match=r"differs from the processor's by 14 levels of 255 \(allowed 1\) from 100x200"
+    ):
+        check_letterbox((100, 200), (64, 64), opset=19)

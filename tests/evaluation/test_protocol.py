@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from trt_yolo.evaluation.accuracy import samples
 from trt_yolo.evaluation.dataset import labels_of
-from trt_yolo.evaluation.evaluating import samples
 from trt_yolo.evaluation.head_runner import HeadRunner
 from trt_yolo.evaluation.protocol import MAX_CANDIDATES, rows_for_map
 

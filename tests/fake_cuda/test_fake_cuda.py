@@ -19,7 +19,7 @@ from tests.gpu.rows_rule import expected_rows
 ROOT = Path(__file__).resolve().parents[2]
 KERNEL = ROOT / "tests" / "gpu" / "rows_from_frames.cu"
 HEADER = """
-import ctypes, mmap, os, threading, time
+import ctypes, mmap, os, threading
 import numpy as np
 from cuda.bindings import driver
 from tests.fake_cuda.calls import RowsKernel, code, count, cu, entered, on_device, pinned
@@ -151,20 +151,17 @@ def test_streams_are_asynchronous(run: Run) -> None:
         stream, event = cu("cuStreamCreate", 1), cu("cuEventCreate", 2)
         kernel, answer = RowsKernel(frames, 0.25, 0.5, 9), pinned(2 * 9 * 6 * 4)
         answer[:] = 0
-        began = time.perf_counter()
         kernel.start(stream)
         cu("cuMemcpyDtoHAsync", answer.ctypes.data, kernel.rows_out, answer.nbytes, stream)
         cu("cuEventRecord", event, stream)
-        assert time.perf_counter() - began < 0.15
         assert code("cuEventQuery", event) == code("cuStreamQuery", stream) == 600
         assert not answer.any()
         cu("cuEventSynchronize", event)
-        assert time.perf_counter() - began >= 0.3
         assert answer.tobytes() == expected_rows(frames, 0.25, 0.5, 9).tobytes()
         assert code("cuEventQuery", event) == code("cuStreamSynchronize", stream) == code("cuStreamQuery", stream) == 0
     """
-    run(source, FAKE_CUDA_DELAY_US="300000")
-    run(source.replace("start(stream)", "start(stream, wait_cycles=700_000_000)"))  # of 2 GHz
+    run(source, FAKE_CUDA_DELAY_US="1000000")
+    run(source.replace("start(stream)", "start(stream, wait_cycles=2_000_000_000)"))  # of 2 GHz
 
 
 def test_memory_belongs_to_somebody(run: Run) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from trt_yolo.hardware.gpus import Device, devices
 from trt_yolo.hardware.machine import Meanwhile, machine_record
-from trt_yolo.hardware.nvml import Nvml, PowerMeter, gpu_readings
+from trt_yolo.hardware.nvml import Nvml, gpu_readings
+from trt_yolo.hardware.power import PowerMeter
 
 pytestmark = pytest.mark.gpu
 

@@ -199,7 +199,7 @@ def test_a_checkpoint_cut_short_is_refused(cut: float, yolov8n: Path, tmp_path: 
 def test_a_flipped_bit_is_noticed_or_means_nothing(yolov8n: Path, tmp_path: Path) -> None:
     rng, wanted, refused = random.Random(0), read_checkpoint(yolov8n), 0
     data = bytearray(yolov8n.read_bytes())
-    for _ in range(40):
+    for _ in range(16):
         position, bit = rng.randrange(len(data)), 1 << rng.randrange(8)
         data[position] ^= bit
         (tmp_path / "flipped.pt").write_bytes(data)
@@ -208,7 +208,7 @@ def test_a_flipped_bit_is_noticed_or_means_nothing(yolov8n: Path, tmp_path: Path
         except CheckpointError:
             refused += 1
         data[position] ^= bit
-    assert refused > 30
+    assert refused > 10
 
 
 _MUTATE = """
@@ -268,10 +268,10 @@ print(json.dumps({"escaped": escaped, "refused": refused, "peak_mb": peak_mb}))
 
 @pytest.mark.parametrize("part", ["structure", "directory"])
 def test_random_damage_only_ever_raises_our_errors(part: str, yolov8n: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _MUTATE, str(yolov8n), str(tmp_path / "damaged.pt"), part, "100"]
+    command = [sys.executable, "-c", _MUTATE, str(yolov8n), str(tmp_path / "damaged.pt"), part, "50"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout)
     assert result["escaped"] == []
-    assert result["refused"] > 50
+    assert result["refused"] > 25
     assert result["peak_mb"] < 500

@@ -102,11 +102,11 @@ def _assert_heads_agree(got: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any])
 @pytest.mark.parametrize(
     ("yaml", "side", "half"),
     [
-        ("yolov8n.yaml", 320, False),
-        ("yolov8s.yaml", 256, True),
-        ("yolov8m.yaml", 192, False),
-        ("yolov8l.yaml", 160, False),
-        ("yolov8x.yaml", 160, False),
+        pytest.param("yolov8n.yaml", 320, False, marks=pytest.mark.slow),
+        pytest.param("yolov8s.yaml", 256, True, marks=pytest.mark.slow),
+        pytest.param("yolov8m.yaml", 192, False, marks=pytest.mark.slow),
+        pytest.param("yolov8l.yaml", 160, False, marks=pytest.mark.slow),
+        pytest.param("yolov8x.yaml", 160, False, marks=pytest.mark.slow),
     ],
 )
 def test_equals_ultralytics_on_random_weights(yaml: str, side: int, half: bool, tmp_path: Path) -> None:
@@ -491,7 +491,7 @@ def _hold_itself(model: Any) -> None:
         _hold_itself,
     ],
 )
-def test_a_damaged_structure_is_one_error(edit: Callable[[Any], object], tmp_path: Path) -> None:
-    path = _edited(_random_checkpoint("yolov8n.yaml", tmp_path / "damaged.pt"), edit)
+def test_a_damaged_structure_is_one_error(edit: Callable[[Any], object], sound: Path, tmp_path: Path) -> None:
+    path = _edited(Path(shutil.copy(sound, tmp_path / "damaged.pt")), edit)
     with pytest.raises(CheckpointError):
         _native(path, 64)

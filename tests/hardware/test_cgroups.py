@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.hardware.test_processor import write
-from trt_yolo.hardware.cgroups import cpu_quota
+from trt_yolo.hardware.cores import cpu_quota
 
 V1, V2 = "sys/fs/cgroup/cpu", "sys/fs/cgroup"
 GROUP, MOUNTS = "proc/self/cgroup", "proc/self/mountinfo"

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from trt_yolo.hardware import packages
-from trt_yolo.hardware.packages import FEATURES, Feature, Probe
+from trt_yolo.hardware.packages import Feature, Probe, features, packages_of
 
-PACKAGES = [package for feature in FEATURES for package in feature.packages]
+PACKAGES = sorted({package for feature in features() for package in feature.packages})
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def _run(code: str, **variables: str) -> str:
@@ -89,26 +90,96 @@ def test_missing_lists_what_a_feature_still_needs(installed: tuple[str, ...], wa
     assert packages.missing(Feature("x", "", ("a", "b"), ""), probes) == wanted
 
 
-def test_features_are_the_extras_of_the_package() -> None:
+def _extras() -> dict[str, list[str]]:
+    """Requirements by extra, as pyproject.toml has them."""
     tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
-    text = (Path(__file__).resolve().parent.parent / "pyproject.toml").read_text()
-    project = tomllib.loads(text)["project"]
-    extras = {**project["optional-dependencies"], "core": project["dependencies"]}
-    for feature in FEATURES:
-        wanted = {re.split(r"[\[><=;]", one)[0] for one in extras[feature.name]}
-        assert wanted == set(feature.packages), feature.name
-        assert feature.name == "core" or f"trt-yolo[{feature.name}]" in feature.install
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return {"core": project["dependencies"], **project["optional-dependencies"]}
+
+
+def test_features_are_the_extras_of_the_package() -> None:
+    extras, found = _extras(), {feature.name: feature for feature in features()}
+    assert {"dev", *found} == set(extras)
+    for name, feature in found.items():
+        assert set(feature.packages) == set(packages_of("", extras[name])), name
+        assert feature.purpose, name
+        assert name == "core" or f"trt-yolo[{name}]" in feature.install
+
+
+def test_markers_of_our_own_requirements_are_understood() -> None:
+    markers = [one.partition(";")[2].strip() for names in _extras().values() for one in names]
+    assert any(markers)
+    for marker in filter(None, markers):
+        assert re.fullmatch(r"\w+ == '[^']*'( and \w+ == '[^']*')*", marker), marker
+
+
+_REQUIREMENTS = [
+    "numpy>=1.24",
+    "PyNvVideoCodec>=2; (sys_platform == 'linux' and platform_machine == 'x86_64') and extra == 'nvcodec'",
+    "nvidia-nvimgcodec-cu12[nvjpeg]>=0.6; (sys_platform == 'linux') and extra == 'nvcodec'",
+    'plotly; extra == "report"',
+]
+
+
+@pytest.mark.parametrize(
+    ("extra", "system", "machine", "wanted"),
+    [
+        pytest.param("", "linux", "x86_64", ["numpy"], id="core"),
+        pytest.param(
+            "nvcodec", "linux", "x86_64", ["pynvvideocodec", "nvidia-nvimgcodec-cu12"], id="all-of-an-extra"
+        ),
+        pytest.param("nvcodec", "linux", "aarch64", ["nvidia-nvimgcodec-cu12"], id="another-processor"),
+        pytest.param("nvcodec", "win32", "AMD64", [], id="another-system"),
+        pytest.param("report", "win32", "AMD64", ["plotly"], id="double-quotes"),
+        pytest.param("gone", "linux", "x86_64", [], id="unknown"),
+    ],
+)
+def test_packages_of_an_extra_on_this_machine(
+    monkeypatch: pytest.MonkeyPatch, extra: str, system: str, machine: str, wanted: list[str]
+) -> None:
+    monkeypatch.setattr("sys.platform", system)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert list(packages_of(extra, _REQUIREMENTS)) == wanted
+
+
+def test_an_extra_that_nobody_describes_is_a_feature_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = (
+        "Name: trt-yolo\nVersion: 1.2\nRequires-Dist: numpy>=1\nProvides-Extra: dev\n"
+        "Provides-Extra: new\nRequires-Dist: goose; extra == 'new'\nRequires-Dist: pytest; extra == 'dev'\n"
+    )
+    _install(tmp_path, "trt_yolo", metadata, module=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert features() == [
+        Feature("core", "everything", ("numpy",), "pip install trt-yolo"),
+        Feature("new", "", ("goose",), "pip install 'trt-yolo[new]'"),
+    ]
+
+
+def test_what_is_not_installed_has_no_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    assert features() == []
+
+
+def test_an_nvimgcodec_for_cuda_13_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nvidia_nvimgcodec_cu13-1.2.dist-info").mkdir()
+    metadata = tmp_path / "nvidia_nvimgcodec_cu13-1.2.dist-info" / "METADATA"
+    metadata.write_text("Name: nvidia-nvimgcodec-cu13\nVersion: 1.2\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert packages.probe("nvidia-nvimgcodec-cu12").version == "1.2"
 
 
 def test_nothing_of_a_gpu_is_compiled_unless_it_is_asked_for() -> None:
     """pycuda has no wheels."""
-    assert [one.name for one in FEATURES if "pycuda" in one.packages] == ["pycuda"]
+    assert [one.name for one in features() if "pycuda" in one.packages] == ["pycuda"]
 
 
 def test_this_environment_has_the_core() -> None:
-    probes = {package: packages.probe(package) for package in PACKAGES}
-    assert packages.missing(FEATURES[0], probes) == []
-    assert {probes[package].state for package in FEATURES[0].packages} == {"installed"}  # their modules too
+    core = features()[0]
+    probes = {package: packages.probe(package) for package in core.packages}
+    assert packages.missing(core, probes) == []
+    assert {one.state for one in probes.values()} == {"installed"}  # their modules too
 
 
 def _probes(**versions: str) -> dict[str, Probe]:

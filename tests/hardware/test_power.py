@@ -1,16 +1,32 @@
-"""RAPL and a Jetson's power monitor: small trees of `/sys`, in the kernel's own formats, with known numbers."""
+"""RAPL, a Jetson's power monitor and NVML: small trees of `/sys`, in the kernel's own formats, with known numbers."""
 
 from __future__ import annotations
 
+import dataclasses
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.hardware.nvml import GPU, Binding
+from tests.hardware.test_nvml import NO_GPU, READINGS
 from trt_yolo.hardware import power
-from trt_yolo.hardware.power import CountedEnergy, RaplPackage, SampledPower, board_watts, rapl_packages
+from trt_yolo.hardware.gpus import devices
+from trt_yolo.hardware.nvml import Nvml
+from trt_yolo.hardware.power import (
+    CountedEnergy,
+    Mark,
+    PowerMeter,
+    RaplPackage,
+    SampledPower,
+    board_watts,
+    rapl_packages,
+)
 
+NO_RAPL = "power of the processor: this system has neither RAPL nor a Jetson's monitor"
 INTEL_UJ, AMD_UJ = 262143328850, 65532610987
 
 
@@ -190,3 +206,149 @@ def test_a_thing_that_counts_itself() -> None:
     source = CountedEnergy("a thing", lambda: 3.0)
     source.tick()
     assert (source.name, source.joules()) == ("a thing", 3.0)
+
+
+def _watts(meter: PowerMeter, *stretches: tuple[Mark, Mark], seconds: float) -> float | None:
+    """As if each stretch had taken so long."""
+    timed = [(begin._replace(at_s=0.0), end._replace(at_s=seconds)) for begin, end in stretches]
+    return meter.watts(timed)
+
+
+def test_watts_of_a_gpu_by_its_energy_counter(tmp_path: Path) -> None:
+    binding = Binding()
+    with PowerMeter(tmp_path, Nvml([GPU], binding)) as meter:
+        assert meter.sources == ["GPU 1, by NVML's energy counter"]
+        stretches = []
+        for used_mj in (3_000, 1_000):
+            begin = meter.mark()
+            binding.energy_mj += used_mj
+            stretches.append((begin, meter.mark()))
+            binding.energy_mj += 1e9  # between the stretches: not theirs
+        assert _watts(meter, *stretches, seconds=0.02) == pytest.approx(4.0 / 0.04)
+    assert binding.open == 0
+
+
+def test_watts_of_a_gpu_by_samples(tmp_path: Path) -> None:
+    binding = Binding(lacking=("nvmlDeviceGetTotalEnergyConsumption",))
+    with PowerMeter(tmp_path, Nvml([GPU], binding)) as meter:
+        assert meter.sources == ["GPU 1, by NVML's power"]
+        begin = meter.mark()
+        time.sleep(0.25)
+        assert meter.watts([(begin, meter.mark())]) == pytest.approx(350, rel=0.02)
+
+
+def test_two_parts_of_one_gpu_are_counted_once(tmp_path: Path) -> None:
+    binding = Binding()
+    gpus = [dataclasses.replace(GPU, index=index) for index in (0, 1)]
+    with PowerMeter(tmp_path, Nvml(gpus, binding)) as meter:
+        begin = meter.mark()
+        binding.energy_mj += 1000
+        assert _watts(meter, (begin, meter.mark()), seconds=1.0) == pytest.approx(1)
+    assert meter.sources == ["GPU 0, by NVML's energy counter"]
+
+
+def test_a_gpu_whose_power_nobody_knows_is_said(tmp_path: Path) -> None:
+    with PowerMeter(tmp_path, Nvml([GPU], Binding(lacking=READINGS))) as meter:
+        assert (meter.sources, meter.watts([(meter.mark(), meter.mark())])) == ([], None)
+    assert meter.notes == [NO_RAPL, "power of GPU 1: NVML does not say it"]
+
+
+def test_a_gpu_that_stops_answering_makes_no_number(tmp_path: Path) -> None:
+    binding = Binding()
+    with PowerMeter(tmp_path, Nvml([GPU], binding)) as meter:
+        begin = meter.mark()
+        binding._lacking = ("nvmlDeviceGetTotalEnergyConsumption",)
+        lost = meter.mark()
+        meter.mark()
+        binding._lacking = ()
+        assert meter.watts([(begin, lost)]) is None
+        assert meter.watts([(begin, meter.mark())]) is not None
+    assert meter.notes == [NO_RAPL, "power of GPU 1, by NVML's energy counter: it does not answer any more"]
+
+
+def test_processors_and_gpus_are_summed_up(tmp_path: Path) -> None:
+    range_uj = 262143328850
+    one = rapl(tmp_path, "intel-rapl:0", "package-0", range_uj - 1_000_000)
+    other = rapl(tmp_path, "intel-rapl:1", "package-1", 0)
+    binding = Binding()
+    with PowerMeter(tmp_path, Nvml([GPU], binding)) as meter:
+        names = ["package-0, by RAPL", "package-1, by RAPL", "GPU 1, by NVML's energy counter"]
+        assert (meter.sources, meter.notes) == (names, [])
+        begin = meter.mark()
+        one.write_text("2000000\n")  # it began anew
+        other.write_text("5000000\n")
+        binding.energy_mj += 4000
+        end = meter.mark()
+    assert _watts(meter, (begin, end), seconds=2.0) == pytest.approx((1 + 2 + 5 + 4) / 2)
+
+
+def test_a_counter_that_begins_anew_between_marks_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice while nobody asks: the meter's own thread looks."""
+    monkeypatch.setattr(power, "_TICK_S", 0.01)
+    path, range_uj = rapl(tmp_path, "intel-rapl:0", "package-0", 0, 65532610987), 65532610987
+    with PowerMeter(tmp_path, Nvml([])) as meter:
+        begin = meter.mark()
+        for now_uj in (range_uj - 1, 0, range_uj - 1, 3_000_000):
+            path.with_suffix(".new").write_text(f"{now_uj}\n")
+            path.with_suffix(".new").replace(path)
+            time.sleep(0.2)
+        end = meter.mark()
+    assert _watts(meter, (begin, end), seconds=1.0) == pytest.approx(2 * range_uj / 1e6 + 3)
+
+
+def test_a_counter_that_only_root_reads_is_said(tmp_path: Path) -> None:
+    path = rapl(tmp_path, "intel-rapl:0", "package-0", 1)
+    path.unlink()
+    path.mkdir()  # cannot be read, by root either
+    with PowerMeter(tmp_path, Nvml([])) as meter:
+        assert (meter.sources, meter.watts([(meter.mark(), meter.mark())])) == ([], None)
+    assert meter.notes == [NO_GPU, "power of package-0, by RAPL: cannot be read (only by root)"]
+
+
+def test_watts_of_a_jetson(tmp_path: Path) -> None:
+    """Its GPU is measured with all else, and is not counted again."""
+    ina3221(tmp_path, 3, {"VDD_IN": (5000, 2400), "VDD_CPU_GPU_CV": (5000, 800)})
+    gpu = dataclasses.replace(GPU, integrated=True)
+    with PowerMeter(tmp_path, Nvml([gpu], Binding())) as meter:
+        assert meter.sources == ["the Jetson module, by its power monitor"]
+        begin = meter.mark()
+        time.sleep(0.25)
+        assert meter.watts([(begin, meter.mark())]) == pytest.approx(12, rel=0.02)
+
+
+def test_a_system_that_says_nothing_says_so(tmp_path: Path) -> None:
+    with PowerMeter(tmp_path, Nvml([])) as meter:
+        mark = meter.mark()
+        assert (meter.sources, meter.watts([(mark, meter.mark())])) == ([], None)
+    assert meter.notes == [NO_GPU, NO_RAPL]
+
+
+def test_no_time_has_no_power(tmp_path: Path) -> None:
+    rapl(tmp_path, "intel-rapl:0", "package-0", 1)
+    with PowerMeter(tmp_path, Nvml([])) as meter:
+        mark = meter.mark()
+        assert meter.watts([]) is None
+        assert meter.watts([(mark, mark)]) is None
+
+
+def test_its_thread_ends_with_it(tmp_path: Path) -> None:
+    rapl(tmp_path, "intel-rapl:0", "package-0", 1)
+
+    def running() -> list[Any]:
+        return [thread for thread in threading.enumerate() if thread.name == "trt-yolo-power"]
+
+    before = running()
+    with PowerMeter(tmp_path, Nvml([])):
+        assert len(running()) == len(before) + 1
+    assert running() == before
+
+
+def test_this_machine_answers_or_says_why_not() -> None:
+    with Nvml() as nvml, PowerMeter() as meter:
+        assert len(nvml.readings()) <= len(devices())
+        marks = [meter.mark() for _ in range(20)]
+        watts = meter.watts([(marks[0], marks[-1])])
+        assert watts is None or watts >= 0
+        assert meter.sources or meter.notes

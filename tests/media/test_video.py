@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ class _Decoded:
         return self._pixels.__dlpack_device__()
 
 
-def _codec(*, frames: int = COUNT, seconds: float = 0.0, error: str = "") -> Any:
+def _codec(*, frames: int = COUNT, decoded: Callable[[], object] = lambda: None, error: str = "") -> Any:
     """PyNvVideoCodec 2.2, as far as it is used; every frame is written into the same memory."""
     module: Any = types.ModuleType("PyNvVideoCodec")
     memory = np.zeros((4, 64, 96, 3), np.uint8)
@@ -133,7 +133,7 @@ def _codec(*, frames: int = COUNT, seconds: float = 0.0, error: str = "") -> Any
         def get_batch_frames(self, count: int) -> list[_Decoded]:
             found = []
             for place in range(min(count, 4, frames - self._next)):
-                time.sleep(seconds)
+                decoded()
                 memory[place] = (6 * self._next, 0, 1)
                 found.append(_Decoded(memory[place]))
                 self._next += 1
@@ -157,16 +157,22 @@ def test_the_gpus_frames_are_bgr_and_their_own(clip: Path, monkeypatch: pytest.M
     assert {(int(frame[0, 0, 0]), int(frame[0, 0, 1])) for frame in frames} == {(1, 0)}
 
 
-@pytest.mark.parametrize(("seconds", "word"), [(0.0, "GPU"), (0.02, "processor")])
+@pytest.mark.parametrize(("gpu_s", "word"), [(0.001, "GPU"), (0.02, "processor")])
 def test_the_faster_one_decodes_the_rest_and_no_frame_is_lost(
-    seconds: float, word: str, clip: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    gpu_s: float, word: str, clip: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _on_a_gpu(monkeypatch, _codec(seconds=seconds))
+    now_s = [100.0]
+
+    def take(seconds: float) -> None:
+        now_s[0] += seconds
+
+    monkeypatch.setattr(video.time, "perf_counter", lambda: now_s[0])
+    _on_a_gpu(monkeypatch, _codec(decoded=lambda: take(gpu_s)))
     real = video._on_cpu
 
     def slow_cpu(path: Path) -> Any:
         for frame in real(path):
-            time.sleep(0.002)
+            take(0.002)
             yield frame
 
     monkeypatch.setattr(video, "_on_cpu", slow_cpu)
@@ -190,7 +196,7 @@ def test_a_video_shorter_than_the_trial(monkeypatch: pytest.MonkeyPatch, tmp_pat
     for number in range(3):
         writer.write(np.full((64, 96, 3), 6 * number, np.uint8))
     writer.release()
-    _on_a_gpu(monkeypatch, _codec(frames=3, seconds=0.01))
+    _on_a_gpu(monkeypatch, _codec(frames=3))
     assert len(list(read_video(path))) == 3
 
 

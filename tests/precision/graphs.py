@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import numpy_helper
 
 from trt_yolo.artifacts.shapes import BatchRange
@@ -23,6 +24,7 @@ from trt_yolo.graph.head_from_checkpoint import checkpoint_from_file, head_from_
 from trt_yolo.graph.head_from_onnx import head_from_onnx
 from trt_yolo.graph.writer import DEFAULT_OPSET
 from trt_yolo.media.images import read_image
+from trt_yolo.precision import maker, speed
 from trt_yolo.precision.calibration import Calibration, Target, calibration_of
 from trt_yolo.precision.int8_for_cpu import cpu_network, cpu_tensors
 from trt_yolo.precision.network import Network, network_of
@@ -95,6 +97,15 @@ def demo_calibration(target: Target, method: Method = "l2.4") -> Calibration:
     else:
         observed = {one.input: observed[one.input] for one in network.quantizable}
     return calibration_of(network, observed, method, target=target)
+
+
+def quicken_int8(patch: pytest.MonkeyPatch, *methods: Method, search: bool = False) -> None:
+    """INT8 exports calibrate by these methods; without a search no layer stays in float for its accuracy."""
+    patch.setattr(maker, "METHODS", methods)
+    patch.setattr(maker, "_PROBES", 2)
+    patch.setattr(speed, "_SECONDS", 0.0)
+    if not search:
+        patch.setattr(maker, "sensitivities", lambda *_, **__: [])
 
 
 def outputs_of(model: onnx.ModelProto, frames: Sequence[Frame]) -> Floats:

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from trt_yolo.demo.scenes import NAMES, write_yolo_dataset
 from trt_yolo.errors import InputError
-from trt_yolo.evaluation.evaluating import evaluate, samples
+from trt_yolo.evaluation.accuracy import evaluate, samples
 from trt_yolo.evaluation.head_runner import HeadRunner
 from trt_yolo.graph.writer import FLOAT
 from trt_yolo.media.images import write_jpeg

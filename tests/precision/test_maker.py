@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,14 +19,15 @@ from trt_yolo.artifacts.manifest import METADATA_KEY
 from trt_yolo.artifacts.weights import demo_checkpoint
 from trt_yolo.demo.scenes import write_yolo_dataset
 from trt_yolo.errors import ExportError, InputError
+from trt_yolo.evaluation.accuracy import evaluate, samples
 from trt_yolo.evaluation.coco import Accuracy
 from trt_yolo.evaluation.dataset import dataset_from_yaml, labels_of_all
-from trt_yolo.evaluation.evaluating import evaluate, samples
 from trt_yolo.evaluation.head_runner import HeadRunner
-from trt_yolo.export.onnx_from_model import ExportReport, export_model
+from trt_yolo.export.onnx_from_model import export_model
 from trt_yolo.export.options import ExportOptions
+from trt_yolo.export.report import ExportReport
 from trt_yolo.graph.writer import FLOAT, FLOAT16
-from trt_yolo.precision import maker, speed
+from trt_yolo.precision import maker
 from trt_yolo.precision.calibration import Target
 from trt_yolo.precision.fp16_from_float import LIMIT, overflowing_nodes
 from trt_yolo.precision.maker import MethodChoice, PrecisionOptions
@@ -41,8 +42,16 @@ Stage = tuple[str, int, int]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data.yaml of 32 scenes to calibrate and 32 to judge."""
-    return write_yolo_dataset(tmp_path_factory.mktemp("data"), train=32, val=32)
+    """A data.yaml of 24 scenes to calibrate and 32 to judge."""
+    return write_yolo_dataset(tmp_path_factory.mktemp("data"), train=24, val=32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick() -> Iterator[None]:
+    """Two methods and two images to compare layers with."""
+    with pytest.MonkeyPatch.context() as context:
+        graphs.quicken_int8(context, "minmax", "l2.4", search=True)
+        yield
 
 
 class _Made(NamedTuple):
@@ -86,8 +95,7 @@ def int8(data: Path, tmp_path_factory: pytest.TempPathFactory) -> _Made:
 @pytest.fixture(scope="module")
 def cpu(data: Path, tmp_path_factory: pytest.TempPathFactory) -> _Made:
     with pytest.MonkeyPatch.context() as context:
-        context.setattr(maker, "_PROBES", 2)  # one method and a few probes: half the time
-        context.setattr(speed, "_SECONDS", 0.0)
+        graphs.quicken_int8(context, "mse")
         return _export(tmp_path_factory.mktemp("cpu"), data, target="cpu", method="mse", max_drop=1.5)
 
 
@@ -148,12 +156,9 @@ def test_int8_keeps_its_promises(int8: _Made, float32: Path) -> None:
     assert accuracy.bytes_after == int8.path.stat().st_size
     assert abs(accuracy.bytes_before - float32.stat().st_size) < 300, "but for the time in the manifest"
     assert (accuracy.precision, accuracy.target, accuracy.reference) == ("int8", "tensorrt", "labels")
-    assert (accuracy.held_out_images, accuracy.calibration_images, accuracy.calibration_reused) == (
-        32,
-        32,
-        False,
-    )
-    assert [one.method for one in accuracy.methods] == ["minmax", "percentile", "mse", "l2.4", "entropy"]
+    assert (accuracy.held_out_images, accuracy.calibration_images) == (32, 24)
+    assert not accuracy.calibration_reused
+    assert [one.method for one in accuracy.methods] == ["minmax", "l2.4"]
     best = min(accuracy.methods, key=lambda one: one.error)
     assert accuracy.method == best.method
     assert all(one.error > 0 for one in accuracy.methods)
@@ -181,7 +186,7 @@ def test_kept_layers_are_not_quantized_and_all_others_are(name: str, request: py
     assert _quantized(made.model) == set(_convolutions(made.model)) - set(kept)
     reasons = [one.reason for one in made.accuracy.kept]
     assert reasons.count("gives boxes and scores") == LAST
-    assert len(reasons) > LAST, "something was worth keeping"
+    assert len(reasons) > LAST or name == "cpu", "something was worth keeping"
     assert {one.precision for one in made.accuracy.kept} == {"fp16" if name == "int8" else "fp32"}
     share = sum(one.macs_share for one in made.accuracy.kept)
     assert made.accuracy.int8_share == pytest.approx(1 - share, abs=1e-4)
@@ -443,20 +448,21 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def loose(small: Path, tmp_path_factory: pytest.TempPathFactory) -> _Made:
     """Everything in int8, by the method that suits it least, whatever it costs."""
     with pytest.MonkeyPatch.context() as context:
+        graphs.quicken_int8(context, "entropy", search=True)
         context.setattr(maker, "FLOAT_SHARE", {"tensorrt": 0.0, "cpu": 0.0})
-        context.setattr(maker, "_PROBES", 2)
         return _export(tmp_path_factory.mktemp("loose"), small, method="entropy", max_drop=100, side=128)
 
 
 @pytest.fixture
 def cached(loose: _Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the calibration cache of `loose` alone."""
+    graphs.quicken_int8(monkeypatch, "entropy", search=True)
     monkeypatch.setattr(maker, "FLOAT_SHARE", {"tensorrt": 0.0, "cpu": 0.0})
-    monkeypatch.setattr(maker, "_PROBES", 2)
     shutil.copy(loose.path.parent / "demo-128.calibration.json", tmp_path)
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_gate_puts_layers_back_and_says_so(loose: _Made, cached: Path, small: Path) -> None:
     assert [one.reason for one in loose.accuracy.kept] == ["gives boxes and scores"] * LAST
     assert loose.accuracy.drop > 0.3, "or there is nothing to be put back"
@@ -478,6 +484,7 @@ def test_the_gate_puts_layers_back_and_says_so(loose: _Made, cached: Path, small
     assert {one.name for one in put_back} <= _quantized(loose.model)
 
 
+@pytest.mark.slow
 def test_a_gate_that_cannot_hold_writes_no_artifact(
     cached: Path, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

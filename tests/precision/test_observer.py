@@ -125,17 +125,21 @@ def test_each_frame_is_asked_for_when_it_is_needed(demo: Network, tensors: list[
         tensors,
         frames,
         threads=graphs.THREADS,
-        progress=lambda done: seen.append((done, frames.passes, frames.given)),
+        progress=lambda _stage, done, _total: seen.append((done, frames.passes, frames.given)),
     )
     assert seen == [(done, 1 + (done > COUNT), done) for done in range(1, 2 * COUNT + 1)]
 
 
-def test_progress_of_ranges(demo: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_counts_each_frame_once_a_pass(demo: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observer, "_GROUP_BYTES", 1)
-    seen: list[int] = []
+    seen: list[tuple[str, int, int]] = []
     names = ["images", "output0", demo.convolutions[0].output]
-    observe_ranges(demo.model, names, _Frames(), threads=graphs.THREADS, progress=seen.append)
-    assert seen == list(range(1, COUNT + 1)), "frames count once, however many runs they need"
+    observe(
+        demo.model, names, _Frames(), count=COUNT, threads=graphs.THREADS,
+        progress=lambda *step: seen.append(step),
+    )  # fmt: skip
+    steps = [("calibrating", number, 2 * COUNT) for number in range(1, 2 * COUNT + 1)]
+    assert seen == steps, "frames count once a pass, however many runs they need"
 
 
 @pytest.mark.parametrize("batch", [BatchRange(4, 4), BatchRange(1, 4)], ids=str)

@@ -115,7 +115,7 @@ def test_a_hurt_convolution_is_found() -> None:
     steps: list[tuple[int, int]] = []
     ordered = sensitivities(
         network, build, frames, wanted, threads=graphs.THREADS,
-        progress=lambda done, total: steps.append((done, total)),
+        progress=lambda _, done, total: steps.append((done, total)),
     )  # fmt: skip
     count = len(network.quantizable)
     assert steps == [(number, count) for number in range(1, count + 1)]
@@ -224,7 +224,7 @@ def test_what_is_known_is_not_measured_again() -> None:
     passed = pass_gate(
         judge,  # type: ignore[arg-type]
         judge.build, start=frozenset("s"), candidates=["c"], max_drop=1.0, what="the test",
-        first=(b"known", _accuracy(55)), progress=lambda done, total: steps.append((done, total)),
+        first=(b"known", _accuracy(55)), progress=lambda _, done, total: steps.append((done, total)),
     )  # fmt: skip
     assert judge.built == [{"s", "c"}]
     assert passed.put_back == pytest.approx({"c": 5})

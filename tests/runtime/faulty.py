@@ -10,6 +10,7 @@ import ctypes
 import mmap
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ MARK = 255
 
 
 class Faulty(NullBackend):
-    """Answers every frame, until one with the mark comes.
+    """Completions every frame, until one with the mark comes.
 
     Args:
         manifest: As `Manifest.to_json` writes it.
@@ -54,6 +55,18 @@ class Faulty(NullBackend):
 
     def _go_wrong(self, frames_bgr: Frames) -> None:
         """What is wrong with it; here nothing."""
+
+
+GATE = threading.Event()
+"""What `Gated` waits for, in the same process: with `workers=0`."""
+
+
+class Gated(Faulty):
+    """Answers once `GATE` is set."""
+
+    def _run(self, frames_bgr: Frames, conf: float, iou: float) -> Output:
+        GATE.wait(60)
+        return super()._run(frames_bgr, conf, iou)
 
 
 class Says(Faulty):

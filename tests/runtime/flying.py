@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.runtime.faulty import Crashes, Faulty, LosesDevice, Refuses
+from tests.runtime.faulty import Crashes, Faulty, Hangs, LosesDevice, Refuses
 from trt_yolo.backends.base import Flight
 
 Array = npt.NDArray[Any]
@@ -34,12 +34,15 @@ class Flying(Faulty):
 
     Attributes:
         most: How many were.
+        hold: Batches under way wait for it; set unless a test clears it.
     """
 
     def __init__(self, *, at_once: int = 3, jitter_ms: float = 0.0, **options: Any) -> None:
         super().__init__(**options)
         self.at_once = at_once
         self.most = 0
+        self.hold = threading.Event()
+        self.hold.set()
         self._jitter_ms = jitter_ms
         self._lock = threading.Lock()
         self._under_way = 0
@@ -56,6 +59,7 @@ class Flying(Faulty):
     def _fly(self, arrays: tuple[Array, ...], options: dict[str, Any], chance: float) -> None:
         try:
             time.sleep(self._jitter_ms * chance / 1e3)
+            self.hold.wait(60)
             self.infer_into(*arrays, **options)
         finally:
             with self._lock:
@@ -64,6 +68,10 @@ class Flying(Faulty):
 
 class FlyingCrashes(Flying, Crashes):
     """Dies of a segmentation fault, with others under way."""
+
+
+class FlyingHangs(Flying, Hangs):
+    """Never comes back, with others under way."""
 
 
 class FlyingRefuses(Flying, Refuses):

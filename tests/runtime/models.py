@@ -18,8 +18,9 @@ from tests.runtime.faulty import MARK
 from trt_yolo.artifacts.manifest import Manifest
 from trt_yolo.artifacts.shapes import BatchRange
 from trt_yolo.runtime.model import Model
-from trt_yolo.runtime.options import PoolOptions
+from trt_yolo.runtime.options import RuntimeOptions
 from trt_yolo.runtime.pool import Pool
+from trt_yolo.runtime.ring import _MAGIC
 from trt_yolo.runtime.worker import BackendSpec
 
 Image = npt.NDArray[np.uint8]
@@ -54,7 +55,7 @@ def pool_model(
     spec = BackendSpec(
         factory=f"tests.runtime.faulty:{factory}", options={"manifest": manifest, **(options or {})}
     )
-    return Model(Pool(spec, PoolOptions(**{"workers": 1, "decode_threads": 2, **pool_options})))
+    return Model(Pool(spec, RuntimeOptions(**{"workers": 1, "decode_threads": 2, **pool_options})))
 
 
 def marked(index: int) -> Image:
@@ -110,6 +111,19 @@ def _is_resource_tracker(pid: int) -> bool:
     try:
         return b"multiprocessing.resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
+        return False
+
+
+def rings_left() -> set[str]:
+    """Rings that lie in /dev/shm under a name; other programs' files there are none of ours."""
+    return {path.name for path in Path("/dev/shm").glob("*") if _begins_as_ring(path)}
+
+
+def _begins_as_ring(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:  # a semaphore, or somebody else's; or it has just gone
         return False
 
 

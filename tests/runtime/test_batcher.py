@@ -10,39 +10,58 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from tests.runtime.models import wait_until
 from trt_yolo.errors import ClosedError, WorkerError
-from trt_yolo.runtime.batch import Batch, Lane, Place
-from trt_yolo.runtime.batcher import Batcher
+from trt_yolo.runtime import batcher
+from trt_yolo.runtime.batcher import Batch, Batcher, Place, WorkerQueue
 from trt_yolo.runtime.job import Group, Job, Thresholds
-from trt_yolo.runtime.ring import Ring, RingError, Slot, State
-from trt_yolo.runtime.ring_shape import RingShape
+from trt_yolo.runtime.ring import Ring, RingError, RingShape, Slot, State
 
 LONG_S = 3600.0
 DEFAULT = Thresholds()
 
 
+class Clock:
+    """Stands for the module `time` in the batcher: a test moves it."""
+
+    monotonic_ns = staticmethod(time.monotonic_ns)  # what the ring compares with its own
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(batcher, "time", clock)
+    return clock
+
+
 class Hall:
-    """A batcher with lanes to workers that do nothing by themselves."""
+    """A batcher with queues to workers that do nothing by themselves."""
 
     def __init__(self, *, workers: int = 1, slots: int = 4, batch: int = 3, max_delay_s: float = 0.0) -> None:
         self.lost: list[Batch] = []
         self.began_to_wait = 0
-        self.broken: list[Lane] = []
+        self.broken: list[WorkerQueue] = []
         self.notified = [0] * workers
         self.batcher = Batcher(
             max_delay_s=max_delay_s,
             on_lost=self.lost.append,
             on_waiting=self._waits,
-            on_broken=lambda lane, _: self.broken.append(lane),
+            on_broken=lambda queue, _: self.broken.append(queue),
         )
-        self.lanes = [Lane(number, notify=self._notify(number)) for number in range(workers)]
+        self.queues = [WorkerQueue(number, notify=self._notify(number)) for number in range(workers)]
         self.shape = RingShape(slots=slots, batch=batch, imgsz_hw=(32, 32), rows=2)
-        for lane in self.lanes:
-            self.open(lane)
+        for queue in self.queues:
+            self.open(queue)
 
-    def open(self, lane: Lane) -> None:
+    def open(self, queue: WorkerQueue) -> None:
         ring = Ring.create(self.shape)
-        self.batcher.open_lane(lane, ring)
+        self.batcher.open_queue(queue, ring)
         ring.close()
 
     def _waits(self) -> None:
@@ -67,7 +86,7 @@ class Hall:
         return place.batch
 
     def fill_up(self) -> list[Batch]:
-        """Something under way in every free slot of every lane."""
+        """Something under way in every free slot of every queue."""
         batches = []
         while self.batcher.has_room():
             batches.append(self.commit(_job(alone=True)))
@@ -94,7 +113,7 @@ def test_a_job_alone_leaves_at_once_when_the_worker_has_nothing() -> None:
     batch = hall.commit(_job())
     assert _is_sent(batch)
     assert batch.slot.state == State.READY
-    assert hall.lanes[0].in_flight == {batch.slot.index: batch}
+    assert hall.queues[0].in_flight == {batch.slot.index: batch}
     assert hall.notified == [1]
 
 
@@ -143,42 +162,40 @@ def test_a_full_batch_that_is_not_written_yet_takes_nobody_else() -> None:
     assert hall.reserve().batch is not places[0].batch
 
 
-def test_a_batch_goes_to_the_lane_with_the_most_free_slots() -> None:
+def test_a_batch_goes_to_the_worker_with_the_most_free_slots() -> None:
     hall = Hall(workers=3, slots=3, batch=1)
-    lanes = [hall.commit(_job()).lane.number for _ in range(9)]
-    assert sorted(lanes[:3]) == sorted(lanes[3:6]) == sorted(lanes[6:]) == [0, 1, 2]
+    queues = [hall.commit(_job()).queue.number for _ in range(9)]
+    assert sorted(queues[:3]) == sorted(queues[3:6]) == sorted(queues[6:]) == [0, 1, 2]
     assert hall.notified == [3, 3, 3]
 
 
 def test_a_worker_that_answers_faster_gets_more() -> None:
     hall = Hall(workers=2, slots=3, batch=1)
     batches = hall.fill_up()
-    quick = [batch for batch in batches if batch.lane.number == 1]
+    quick = [batch for batch in batches if batch.queue.number == 1]
     for batch in quick:
         hall.answer(batch)
-    assert [hall.commit(_job()).lane.number for _ in range(3)] == [1, 1, 1]
+    assert [hall.commit(_job()).queue.number for _ in range(3)] == [1, 1, 1]
 
 
-def test_among_equals_the_lane_unused_for_longest_is_chosen() -> None:
+def test_among_equals_the_worker_unused_for_longest_is_chosen() -> None:
     hall = Hall(workers=2, batch=1)
     order = []
     for _ in range(4):
         batch = hall.commit(_job())
-        order.append(batch.lane.number)
+        order.append(batch.queue.number)
         hall.answer(batch)
     assert order in ([0, 1, 0, 1], [1, 0, 1, 0])
 
 
-def test_a_batch_that_is_not_full_waits_for_max_delay() -> None:
-    hall = Hall(max_delay_s=0.05)
-    start_s = time.monotonic()
+def test_a_batch_that_is_not_full_waits_for_max_delay(clock: Clock) -> None:
+    hall = Hall(max_delay_s=0.5)
     batch = hall.commit(_job())
     assert hall.began_to_wait == 1
-    due_s = hall.batcher.send_due()
+    clock.now_s += 0.25
+    assert hall.batcher.send_due() == 100.5
     assert not _is_sent(batch)
-    assert due_s is not None
-    assert start_s + 0.05 <= due_s <= time.monotonic() + 0.05
-    time.sleep(max(0.0, due_s - time.monotonic()) + 0.001)
+    clock.now_s += 0.25
     assert hall.batcher.send_due() is None
     assert _is_sent(batch)
 
@@ -254,9 +271,9 @@ def test_a_group_need_not_wait_for_who_will_not_come() -> None:
     hall, group = Hall(), Group(3)
     jobs = [_job(group=group) for _ in range(3)]
     batch = hall.commit(jobs[0])
-    hall.batcher.forgo(jobs[1])
+    hall.batcher.withdraw(jobs[1])
     assert not _is_sent(batch)
-    hall.batcher.forgo(jobs[2])
+    hall.batcher.withdraw(jobs[2])
     assert _is_sent(batch)
     assert batch.jobs == [jobs[0]]
 
@@ -264,7 +281,7 @@ def test_a_group_need_not_wait_for_who_will_not_come() -> None:
 def test_who_is_missing_from_the_start_is_not_waited_for() -> None:
     hall, group = Hall(), Group(3)
     jobs = [_job(group=group) for _ in range(3)]
-    hall.batcher.forgo(jobs[0])
+    hall.batcher.withdraw(jobs[0])
     batch = hall.commit(jobs[1])
     assert not _is_sent(batch)
     assert hall.commit(jobs[2]) is batch
@@ -275,7 +292,7 @@ def test_a_group_still_being_written_leaves_at_its_last_place() -> None:
     hall, group = Hall(), Group(3)
     jobs = [_job(group=group) for _ in range(3)]
     places = [hall.reserve(job) for job in jobs[:2]]
-    hall.batcher.forgo(jobs[2])
+    hall.batcher.withdraw(jobs[2])
     hall.batcher.commit(places[0])
     assert not _is_sent(places[0].batch)
     hall.batcher.commit(places[1])
@@ -285,7 +302,7 @@ def test_a_group_still_being_written_leaves_at_its_last_place() -> None:
 def test_a_job_without_group_has_nothing_to_forgo() -> None:
     hall = Hall(max_delay_s=LONG_S)
     batch = hall.commit(_job())
-    hall.batcher.forgo(_job())
+    hall.batcher.withdraw(_job())
     assert not _is_sent(batch)
 
 
@@ -354,7 +371,7 @@ def test_a_batch_of_abandoned_places_only_gives_its_slot_back() -> None:
     hall.batcher.abandon(Place(batch, 0, batch.slot.frames[0]))
     assert batch.slot.state == State.FREE
     assert hall.notified == [0]
-    assert hall.lanes[0].in_flight == {}
+    assert hall.queues[0].in_flight == {}
     assert len(hall.fill_up()) == 2
 
 
@@ -390,7 +407,7 @@ def test_released_slots_are_free_again() -> None:
         for batch in batches:
             hall.answer(batch)
             assert batch.slot.state == State.FREE
-    assert hall.lanes[0].in_flight == {}
+    assert hall.queues[0].in_flight == {}
 
 
 @pytest.mark.parametrize(
@@ -402,24 +419,24 @@ def test_released_slots_are_free_again() -> None:
     ],
 )
 @pytest.mark.parametrize("by", ["release", "new worker", "abandon"])
-def test_who_waits_for_a_place_is_woken(wait: Callable[[Batcher], object], by: str) -> None:
+def test_who_waits_for_a_place_is_woken(
+    wait: Callable[[Batcher], object], by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batcher, "_CHECK_S", 30.0)  # it is not at its next look that it finds the place
     hall = Hall(slots=1, max_delay_s=LONG_S)
     place = hall.reserve(_job(alone=True))
     if by == "release":
         hall.batcher.commit(place)
     with ThreadPoolExecutor(1) as pool:
-        start_s = time.monotonic()
         waiting = pool.submit(wait, hall.batcher)
-        time.sleep(0.05)
-        assert not waiting.done()
+        assert wait_until(lambda: hall.batcher._slot_free._waiters)
         if by == "release":
             hall.answer(place.batch)
         elif by == "new worker":
-            hall.open(Lane(1))
+            hall.open(WorkerQueue(1))
         else:
             hall.batcher.abandon(place)
         assert waiting.result(10) is not None
-        assert time.monotonic() - start_s < 0.9  # not at its next look, a second later
 
 
 @pytest.mark.parametrize("count", range(5))
@@ -430,14 +447,13 @@ def test_who_waits_gets_a_slot_before_who_comes_later(count: int) -> None:
     first, second = _job(), _job()
     with ThreadPoolExecutor(2) as threads:
         earlier = threads.submit(hall.batcher.reserve, first)
-        while list(hall.batcher._line) != [first]:
-            time.sleep(0.001)
+        assert wait_until(lambda: list(hall.batcher._waiting) == [first])
         hall.answer(under_way[0])
         assert hall.batcher.reserve(second, timeout_s=0.05) is None  # the only free slot is the other's
         place = earlier.result(timeout=5)
     assert place is not None
     assert place.batch.jobs == [first]
-    assert not hall.batcher._line
+    assert not hall.batcher._waiting
     hall.answer(under_way[1])
     assert hall.batcher.reserve(second, timeout_s=5) is not None
 
@@ -447,8 +463,7 @@ def test_all_who_wait_share_the_batch_that_the_first_begins() -> None:
     under_way = hall.fill_up()
     with ThreadPoolExecutor(3) as threads:
         waiting = [threads.submit(hall.batcher.reserve, _job()) for _ in range(3)]
-        while len(hall.batcher._line) < 3:
-            time.sleep(0.001)
+        assert wait_until(lambda: len(hall.batcher._waiting) == 3)
         hall.answer(under_way[0])
         places = [one.result(timeout=5) for one in waiting]
     assert {place.batch.slot.index for place in places if place is not None} == {under_way[0].slot.index}
@@ -467,7 +482,7 @@ def test_who_waits_when_it_is_closed_gets_the_error(wait: Callable[[Batcher], ob
     hall.fill_up()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(wait, hall.batcher)
-        time.sleep(0.05)
+        assert wait_until(lambda: hall.batcher._slot_free._waiters)
         hall.batcher.close(ClosedError("the model is closed"))
         with pytest.raises(ClosedError, match="the model is closed"):
             waiting.result(10)
@@ -494,7 +509,7 @@ def test_what_a_worker_had_comes_back_in_the_order_it_was_sent() -> None:
     batches = hall.fill_up()
     hall.answer(batches[1])
     again = hall.commit(_job(alone=True))
-    assert hall.batcher.shut_lane(hall.lanes[0]) == [batches[0], batches[2], again]
+    assert hall.batcher.close_queue(hall.queues[0]) == [batches[0], batches[2], again]
     assert hall.lost == []
     assert not hall.batcher.has_room()
     assert not hall.batcher.has_room()
@@ -504,7 +519,7 @@ def test_a_batch_whose_worker_ended_is_lost_once_all_of_it_is_written() -> None:
     hall = Hall(max_delay_s=LONG_S)
     places = [hall.reserve() for _ in range(2)]
     hall.batcher.commit(places[0])
-    assert hall.batcher.shut_lane(hall.lanes[0]) == []
+    assert hall.batcher.close_queue(hall.queues[0]) == []
     assert hall.lost == []
     places[1].frame[:] = 9
     hall.batcher.commit(places[1])
@@ -516,7 +531,7 @@ def test_a_batch_whose_worker_ended_is_lost_once_all_of_it_is_written() -> None:
 def test_a_written_batch_that_waited_for_more_is_lost_at_once() -> None:
     hall = Hall(max_delay_s=LONG_S)
     batch = hall.commit(_job(), _job())
-    hall.batcher.shut_lane(hall.lanes[0])
+    hall.batcher.close_queue(hall.queues[0])
     assert hall.lost == [batch]
     assert hall.batcher.send_due() is None
 
@@ -524,7 +539,7 @@ def test_a_written_batch_that_waited_for_more_is_lost_at_once() -> None:
 def test_a_full_batch_whose_worker_ended_is_lost_at_its_last_place() -> None:
     hall = Hall(max_delay_s=LONG_S)
     places = [hall.reserve() for _ in range(3)]
-    hall.batcher.shut_lane(hall.lanes[0])
+    hall.batcher.close_queue(hall.queues[0])
     for place in places[:2]:
         hall.batcher.commit(place)
     assert hall.lost == []
@@ -537,9 +552,9 @@ def test_jobs_together_whose_worker_ended_are_lost(is_replaced: bool) -> None:
     hall = Hall()
     batch = hall.batcher.reserve_together([_job(), _job()], timeout_s=0)
     assert batch is not None
-    hall.batcher.shut_lane(hall.lanes[0])
+    hall.batcher.close_queue(hall.queues[0])
     if is_replaced:
-        hall.open(hall.lanes[0])
+        hall.open(hall.queues[0])
     hall.batcher.commit_together(batch)
     assert hall.lost == [batch]
     assert not _is_sent(batch)
@@ -549,26 +564,26 @@ def test_jobs_together_whose_worker_ended_are_lost(is_replaced: bool) -> None:
 def test_a_batch_begun_for_the_last_worker_does_not_go_to_the_next() -> None:
     hall = Hall(max_delay_s=LONG_S)
     old = hall.reserve()
-    hall.batcher.shut_lane(hall.lanes[0])
-    hall.open(hall.lanes[0])
+    hall.batcher.close_queue(hall.queues[0])
+    hall.open(hall.queues[0])
     new = hall.reserve()
     assert new.batch is not old.batch
     hall.batcher.commit(old)
     assert hall.lost == [old.batch]
-    assert hall.lanes[0].in_flight == {}
+    assert hall.queues[0].in_flight == {}
     assert len(hall.fill_up()) >= hall.shape.slots - 1
 
 
 def test_other_workers_go_on_when_one_ends() -> None:
     hall = Hall(workers=2, batch=1)
-    hall.batcher.shut_lane(hall.lanes[0])
-    assert {batch.lane.number for batch in hall.fill_up()} == {1}
+    hall.batcher.close_queue(hall.queues[0])
+    assert {batch.queue.number for batch in hall.fill_up()} == {1}
 
 
 def test_releasing_what_a_worker_that_ended_had_changes_nothing() -> None:
     hall = Hall(slots=2)
     batch = hall.commit(_job())
-    hall.batcher.shut_lane(hall.lanes[0])
+    hall.batcher.close_queue(hall.queues[0])
     hall.batcher.release(batch)
     assert not hall.batcher.has_room()
 
@@ -576,12 +591,12 @@ def test_releasing_what_a_worker_that_ended_had_changes_nothing() -> None:
 def test_the_release_of_a_batch_of_the_last_worker_frees_nothing_of_the_next() -> None:
     hall = Hall(slots=2)
     old = hall.commit(_job(alone=True))
-    hall.batcher.shut_lane(hall.lanes[0])
-    hall.open(hall.lanes[0])
+    hall.batcher.close_queue(hall.queues[0])
+    hall.open(hall.queues[0])
     new = hall.commit(_job(alone=True))
     assert new.slot.index == old.slot.index
     hall.batcher.release(old)
-    assert hall.lanes[0].in_flight == {new.slot.index: new}
+    assert hall.queues[0].in_flight == {new.slot.index: new}
 
 
 def _tear(slot: Slot) -> None:
@@ -594,9 +609,9 @@ def _tear(slot: Slot) -> None:
 
 def test_a_slot_that_is_not_free_when_it_should_be_is_left_out_and_told() -> None:
     hall = Hall(slots=2)
-    _tear(hall.lanes[0].slots[0])
+    _tear(hall.queues[0].slots[0])
     assert hall.batcher.reserve(_job(), timeout_s=0) is None
-    assert hall.broken == hall.lanes
+    assert hall.broken == hall.queues
     place = hall.reserve()
     assert place.batch.slot.index == 1
     hall.batcher.commit(place)
@@ -604,8 +619,8 @@ def test_a_slot_that_is_not_free_when_it_should_be_is_left_out_and_told() -> Non
 
 
 @pytest.mark.parametrize("how", ["commit", "abandon", "together", "due"])
-def test_a_batch_whose_slot_was_written_to_is_lost_and_told(how: str) -> None:
-    hall = Hall(slots=2, max_delay_s=0.02 if how == "due" else 0.0)
+def test_a_batch_whose_slot_was_written_to_is_lost_and_told(how: str, clock: Clock) -> None:
+    hall = Hall(slots=2, max_delay_s=1.0 if how == "due" else 0.0)
     jobs = [_job(), _job()]
     if how == "together":
         batch = hall.batcher.reserve_together(jobs, timeout_s=0)
@@ -619,22 +634,22 @@ def test_a_batch_whose_slot_was_written_to_is_lost_and_told(how: str) -> None:
         _tear(batch.slot)
         (hall.batcher.abandon if how == "abandon" else hall.batcher.commit)(places[1])
     if how == "due":
-        time.sleep(0.03)
+        clock.now_s += 1.0
         hall.batcher.send_due()
     assert hall.lost == [batch]
     assert batch.lost
-    assert hall.broken == hall.lanes
+    assert hall.broken == hall.queues
     assert hall.notified == [0]
-    assert hall.lanes[0].in_flight == {}
+    assert hall.queues[0].in_flight == {}
     assert batch.jobs[0] is jobs[0]
 
 
-def test_a_torn_batch_is_lost_once_also_when_its_worker_is_buried() -> None:
+def test_a_corrupt_batch_is_lost_once_also_when_its_worker_is_retired() -> None:
     hall = Hall()
     place = hall.reserve()
     _tear(place.batch.slot)
     hall.batcher.commit(place)
-    assert hall.batcher.shut_lane(hall.lanes[0]) == []
+    assert hall.batcher.close_queue(hall.queues[0]) == []
     assert hall.lost == [place.batch]
 
 
@@ -643,20 +658,22 @@ def test_a_batch_that_cannot_be_released_stays_in_flight() -> None:
     batch = hall.commit(_job())
     with pytest.raises(RingError, match="is READY and cannot become FREE"):
         hall.batcher.release(batch)
-    assert hall.lanes[0].in_flight == {batch.slot.index: batch}
-    assert hall.batcher.shut_lane(hall.lanes[0]) == [batch]
+    assert hall.queues[0].in_flight == {batch.slot.index: batch}
+    assert hall.batcher.close_queue(hall.queues[0]) == [batch]
 
 
-def test_a_lane_says_since_when_its_worker_owes_an_answer() -> None:
-    hall, start_s = Hall(), time.monotonic()
-    lane = hall.lanes[0]
+def test_a_queue_says_since_when_its_worker_owes_an_answer(clock: Clock) -> None:
+    hall = Hall()
+    queue = hall.queues[0]
     first = hall.commit(_job())
-    since_s = lane.since_s
-    assert since_s >= start_s
+    assert queue.since_s == 100.0
+    assert not queue.has_answered
+    clock.now_s += 1.0
     hall.commit(_job())
-    assert lane.since_s == since_s
+    assert queue.since_s == 100.0
     hall.answer(first)
-    assert lane.since_s > since_s
+    assert queue.since_s == 101.0
+    assert queue.has_answered
 
 
 def test_many_threads_fill_and_every_job_is_sent_once() -> None:
@@ -666,9 +683,9 @@ def test_many_threads_fill_and_every_job_is_sent_once() -> None:
     stopped = threading.Event()
 
     def work() -> None:
-        while not stopped.is_set() or any(lane.in_flight for lane in hall.lanes):
+        while not stopped.is_set() or any(queue.in_flight for queue in hall.queues):
             hall.batcher.send_due()
-            for batch in [batch for lane in hall.lanes for batch in list(lane.in_flight.values())]:
+            for batch in [batch for queue in hall.queues for batch in list(queue.in_flight.values())]:
                 seen.extend(batch.jobs)
                 hall.answer(batch)
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,7 +78,14 @@ class Source:
 
 
 @pytest.mark.parametrize(
-    ("ordered", "batch", "kills"), [(True, 1, 50), (False, 1, 20), (True, 4, 20)], ids=str
+    ("ordered", "batch", "kills"),
+    [
+        (True, 4, 5),
+        (False, 1, 5),
+        pytest.param(True, 1, 50, marks=pytest.mark.slow),
+        pytest.param(False, 1, 20, marks=pytest.mark.slow),
+        pytest.param(True, 4, 20, marks=pytest.mark.slow),
+    ],
 )
 def test_no_frame_is_lost_or_doubled_while_workers_are_killed(ordered: bool, batch: int, kills: int) -> None:
     source = Source()
@@ -99,7 +105,7 @@ def test_calls_lists_and_futures_survive_kills_too() -> None:
     stopped = threading.Event()
     with (
         pool_model("Faulty", {"delay_ms": 1}, batch=4, workers=2, max_restarts=MANY_RESTARTS) as model,
-        Killer(model, most=15, on_end=stopped.set),
+        Killer(model, most=5, on_end=stopped.set),
     ):
         while not stopped.is_set():
             futures = [model.submit(marked(index)) for index in range(10)]
@@ -125,21 +131,17 @@ def test_a_replacement_killed_while_it_starts_is_replaced() -> None:
         kill_one(model, 0)
         assert wait_until(lambda: _restarts(model) == 1 and pids(model))
         (starting,) = pids(model)
-        signal_sent_s = time.monotonic()
         os.kill(starting, signal.SIGKILL)
         assert model(marked(3)).class_id[0] == 3
-        assert time.monotonic() - signal_sent_s < 10
         assert _restarts(model) == 2
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_stopped_worker_is_replaced_in_time(workers: int) -> None:
-    with pool_model("Faulty", {"delay_ms": 1}, workers=workers, timeout_s=0.5) as model:
+def test_a_stopped_worker_is_replaced(workers: int) -> None:
+    with pool_model("Faulty", {"delay_ms": 1}, workers=workers, timeout_s=1) as model:
         assert model(marked(1)).class_id[0] == 1
         stopped = kill_one(model, 0, signal.SIGSTOP)
-        start_s = time.monotonic()
         _assert_all_answered(list(model.stream(map(marked, range(300)))), 300)
-        assert 0.4 < time.monotonic() - start_s < 10
         assert _restarts(model) == 1
         assert not is_running(stopped)
 
@@ -167,8 +169,7 @@ POISONS = [
 
 
 @pytest.mark.parametrize(("factory", "pool_options", "error", "message"), POISONS)
-@pytest.mark.parametrize("batch", [1, 4])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("workers", "batch"), [(1, 1), (2, 4)])
 def test_one_poisoned_frame_of_a_thousand_fails_alone(
     factory: str,
     pool_options: dict[str, float],
@@ -247,13 +248,12 @@ SCRIBBLES = [
 
 
 @pytest.mark.parametrize("options", SCRIBBLES)
-@pytest.mark.parametrize("batch", [1, 4])
 def test_a_header_that_a_backend_wrote_over_is_noticed_and_every_frame_answered(
-    options: dict[str, int], batch: int, tmp_path: Path
+    options: dict[str, int], tmp_path: Path
 ) -> None:
     frames = [poison() if index == 50 else marked(index) for index in range(100)]
     once = tmp_path / "scribbled"
-    with pool_model("Scribbles", {"once": str(once), **options}, batch=batch, workers=1) as model:
+    with pool_model("Scribbles", {"once": str(once), **options}, batch=4, workers=1) as model:
         results = list(model.stream(iter(frames)))
         assert once.exists()
         assert _restarts(model) == 1
@@ -262,11 +262,11 @@ def test_a_header_that_a_backend_wrote_over_is_noticed_and_every_frame_answered(
     assert [_class(result) for result in results if result.index != 50] == [*range(50), *range(51, 100)]
 
 
-@pytest.mark.parametrize("word", [0, 1, 3, 4, 5, 99, 2**32 - 1])
+@pytest.mark.parametrize("word", [0, 3, 4, 99])
 def test_a_header_that_the_program_wrote_over_is_noticed_and_every_frame_answered(word: int) -> None:
     with pool_model("Faulty", {"delay_ms": 5}, workers=1, timeout_s=2) as model:
         futures = [model.submit(marked(index)) for index in range(20)]
-        worker = model._pool._supervisor.posts[0].worker
+        worker = model._pool._supervisor.replicas[0].worker
         assert worker is not None
         assert worker.ring is not None
         slots = worker.ring.slots
@@ -297,6 +297,11 @@ def test_too_many_restarts_close_the_model_with_the_last_cause() -> None:
         assert children() == set()
 
 
+def _kill_when_busy(model: Model) -> None:
+    wait_until(lambda: model.stats().frames > 0)
+    kill_one(model)
+
+
 @pytest.mark.parametrize("kind", ["call", "list", "stream", "stream-of-a-list", "submit"])
 def test_whoever_waits_when_the_model_gives_up_gets_the_cause(kind: str) -> None:
     with pool_model("Faulty", {"delay_ms": 20}, workers=1, max_restarts=0) as model:
@@ -311,7 +316,7 @@ def test_whoever_waits_when_the_model_gives_up_gets_the_cause(kind: str) -> None
             frames = [marked(1)] * 1000
             return [one.detections for one in model.stream(frames if "list" in kind else iter(frames))]
 
-        threading.Timer(0.2, kill_one, (model, 0)).start()
+        threading.Thread(target=_kill_when_busy, args=(model,)).start()
         with pytest.raises(WorkerError, match=r"more than 0 times.*ended by SIGKILL \(by somebody"):
             wait_for_it()
 
@@ -353,8 +358,13 @@ def test_a_worker_that_is_never_ready_is_given_up_in_time() -> None:
     assert children() == set()
 
 
+def _interrupt_with_children(count: int) -> None:
+    wait_until(lambda: len(children()) == count)
+    signal.raise_signal(signal.SIGINT)
+
+
 def test_a_load_that_is_interrupted_leaves_nothing() -> None:
-    threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,)).start()
+    threading.Thread(target=_interrupt_with_children, args=(2,)).start()
     with pytest.raises(KeyboardInterrupt):
         pool_model("HangsAtLoad", workers=2)
     assert wait_until(lambda: not children(), 3)
@@ -397,18 +407,12 @@ def test_close_ends_a_worker_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(supervisor, "_STOP_S", 0.3)
     model = pool_model("Hangs", workers=1)
     future, before = model.submit(poison()), pids(model)
-    threading.Timer(0.2, model._pool.abandon).start()
+    assert wait_until(lambda: model.stats().workers[0].queue == 1)
+    model._pool.abandon()
     with pytest.raises(ClosedError):
         future.result(timeout=10)
     model.close()
     assert not any(map(is_running, before))
-
-
-def test_back_off_grows_and_ends() -> None:
-    waits = [supervisor.back_off_s(failures) for failures in range(10)]
-    assert waits[:3] == [0.0, 0.1, 0.2]
-    assert waits == sorted(waits)
-    assert waits[-1] == 5.0
 
 
 def test_frames_of_a_dead_worker_keep_their_pixels() -> None:
@@ -442,7 +446,7 @@ def test_threads_with_different_thresholds_survive_kills() -> None:
                     failures.append(found)
 
         threads = [threading.Thread(target=call, args=(number,)) for number in range(4)]
-        with Killer(model, most=10, on_end=stopped.set):
+        with Killer(model, most=5, on_end=stopped.set):
             for thread in threads:
                 thread.start()
             assert stopped.wait(30)

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from tests.runtime.flying import Flying
-from tests.runtime.models import Killer, marked, poison, tiny_manifest
-from trt_yolo.errors import BackendError, FrameError
+from tests.runtime.models import Killer, marked, poison, tiny_manifest, wait_until
+from trt_yolo.errors import BackendError, ClosedError, FrameError
 from trt_yolo.runtime.ipc import Wake
 from trt_yolo.runtime.model import Model
-from trt_yolo.runtime.options import PoolOptions
+from trt_yolo.runtime.options import RuntimeOptions
 from trt_yolo.runtime.pool import Pool
-from trt_yolo.runtime.ring import Ring, State, Task
-from trt_yolo.runtime.ring_shape import RingShape
+from trt_yolo.runtime.process import WorkerProcess
+from trt_yolo.runtime.ring import Ring, RingShape, State, Task
 from trt_yolo.runtime.worker import BackendSpec, run_slots
 
 pytestmark = pytest.mark.timeout(60)
@@ -30,7 +30,7 @@ def _model(
 ) -> Model:
     given = {"manifest": tiny_manifest(batch).to_json(), "jitter_ms": 4.0, **(options or {})}
     spec = BackendSpec(factory=f"tests.runtime.flying:{factory}", options=given)
-    return Model(Pool(spec, PoolOptions(**{"workers": 1, "decode_threads": 2, "slots": 6, **pool})))
+    return Model(Pool(spec, RuntimeOptions(**{"workers": 1, "decode_threads": 2, "slots": 6, **pool})))
 
 
 @pytest.mark.parametrize("ordered", [True, False])
@@ -86,11 +86,14 @@ def _flying(**options: Any) -> Flying:
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 8])
 def test_as_many_as_the_backend_can(at_once: int) -> None:
-    backend = _flying(at_once=at_once, delay_ms=30)
+    backend = _flying(at_once=at_once)
+    backend.hold.clear()
     served = _Served(backend, slots=6)
     for index in range(6):
         served.publish(index)
     served.thread.start()
+    assert wait_until(lambda: backend.most == min(at_once, 6))
+    backend.hold.set()
     served.await_done(6)
     assert {slot.state for slot in served.ring.slots} == {State.DONE}
     assert backend.most == min(at_once, 6)
@@ -98,14 +101,15 @@ def test_as_many_as_the_backend_can(at_once: int) -> None:
 
 
 def test_what_comes_later_is_begun_beside_what_runs() -> None:
-    backend = _flying(at_once=2, delay_ms=200)
+    backend = _flying(at_once=2)
+    backend.hold.clear()
     served = _Served(backend, slots=2)
     served.thread.start()
-    served.publish(0)
-    time.sleep(0.05)
-    served.publish(1)
+    for number in range(2):
+        served.publish(number)
+        assert wait_until(lambda number=number: backend.most == number + 1)
+    backend.hold.set()
     served.await_done(2)
-    assert backend.most == 2
     served.stop()
 
 
@@ -121,15 +125,15 @@ def test_nothing_runs_beside_what_is_to_be_alone() -> None:
 
 
 def test_a_stop_does_not_wait_for_what_is_under_way() -> None:
-    backend = _flying(at_once=3, delay_ms=2000)
+    backend = _flying(at_once=3)
+    backend.hold.clear()
     served = _Served(backend, slots=6)
     for index in range(6):
         served.publish(index)
     served.thread.start()
-    time.sleep(0.1)
-    start_s = time.monotonic()
+    assert wait_until(lambda: backend.most == 3)
     served.stop()
-    assert time.monotonic() - start_s < 1
+    backend.hold.set()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -175,11 +179,15 @@ def test_only_the_frame_that_crashes_is_convicted(batch: int) -> None:
     assert restarts <= 6  # at most once among others and twice alone, each
 
 
-def test_closing_does_not_wait_for_what_is_under_way() -> None:
-    with _model(options={"delay_ms": 3000}) as model:
-        for index in range(6):
-            model.submit(marked(index))
-        time.sleep(0.2)
-        start_s = time.monotonic()
+def test_a_worker_leaves_by_itself_although_batches_are_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[WorkerProcess] = []
+    monkeypatch.setattr(WorkerProcess, "kill", lambda worker: killed.append(worker))
+    with _model("FlyingHangs") as model:
+        futures = [model.submit(poison()) for _ in range(6)]
+        queue = model._pool._supervisor.replicas[0].queue
+        assert wait_until(
+            lambda: [one.slot.state for one in queue.in_flight.values()].count(State.RUNNING) == 3
+        )
         model._pool.close(drain=False)
-        assert time.monotonic() - start_s < 2
+    assert {type(future.exception(0)) for future in futures} == {ClosedError}
+    assert killed == []

@@ -160,7 +160,7 @@ def test_pixels_that_are_wanted_stay_until_after_the_end() -> None:
     image = _image()
     job = _job(image, keep_image=True)
     assert job.load() is image
-    job.let_go()
+    job.release_pixels()
     job.fail(ImageError("broken"))
     assert job.image is image
 
@@ -174,7 +174,7 @@ def test_a_file_is_decoded_once_and_its_path_is_kept(tmp_path: Path) -> None:
     assert job.decode_ms > 0
     path.unlink()
     assert job.load() is image
-    job.let_go()
+    job.release_pixels()
     assert job.image is None
     assert job.source == path
     with pytest.raises(ImageError, match=r"one\.png"):

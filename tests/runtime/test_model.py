@@ -33,7 +33,7 @@ from trt_yolo.errors import (
     WorkerError,
 )
 from trt_yolo.runtime.model import Model
-from trt_yolo.vision.matching import iou_matrix, matched_pairs
+from trt_yolo.vision.agreement import iou_matrix, matched_pairs
 
 Image = npt.NDArray[np.uint8]
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +26,9 @@ from tests.runtime.models import (
 )
 from trt_yolo.errors import FrameError, WorkerError
 from trt_yolo.runtime import supervisor
+from trt_yolo.runtime.model import Model
 from trt_yolo.runtime.process import RingOptions, WorkerProcess
+from trt_yolo.runtime.ring import State
 from trt_yolo.runtime.worker import BackendSpec, WorkerSpec
 
 pytestmark = pytest.mark.timeout(60)
@@ -66,13 +67,19 @@ def _deaf(request: pytest.FixtureRequest) -> Iterator[None]:
         reaper.join()
 
 
+def _is_running(model: Model) -> bool:
+    """Whether its worker runs the only batch that there is."""
+    (batch,) = model._pool._supervisor.replicas[0].queue.in_flight.values()
+    return batch.slot.state == State.RUNNING
+
+
 @pytest.mark.usefixtures("_deaf")
 def test_where_exit_codes_are_lost_a_kill_is_not_the_frames_fault_and_a_crash_is(warnings: list[str]) -> None:
     with pool_model("Crashes", {"delay_ms": 200}) as model:
         future = model.submit(marked(5))
         for kills in (1, 2):  # as many as make a crash the frame's own fault
             assert wait_until(lambda: model.stats().workers[0].queue == 1 and model.ready_pids)
-            time.sleep(0.05)
+            assert wait_until(lambda: _is_running(model))
             kill_one(model)
             assert wait_until(lambda kills=kills: model.stats().workers[0].restarts == kills)
         assert future.result(10).class_id[0] == 5
@@ -121,13 +128,11 @@ def test_a_program_that_is_no_python_is_named_with_what_to_set(
 ) -> None:
     before = multiprocessing.spawn.get_executable()
     multiprocessing.set_executable(program := _script(tmp_path, text))
-    start_s = time.monotonic()
     try:
         with pytest.raises(WorkerError, match=message.format(program)) as caught:
             pool_model("Faulty", start_timeout_s=1 if "sleep" in text else 60)
     finally:
         multiprocessing.set_executable(before)
-    assert time.monotonic() - start_s < 10
     assert "\n" not in str(caught.value)
     assert children() == set()
 
@@ -139,7 +144,7 @@ def test_a_worker_says_what_it_does_until_it_is_ready() -> None:
     worker = WorkerProcess(WorkerSpec(backend=backend, threads=1), ring=RingOptions(slots=2))
     did = [worker.doing]
     while not worker.is_ready:
-        worker.hear()
+        worker.receive()
         did.append(worker.doing)
     assert did == [f"starting {sys.executable}", "loading the model", "warming up", "warming up"]
     worker.stop()

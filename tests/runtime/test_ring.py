@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from trt_yolo.errors import WorkerError
-from trt_yolo.runtime.ring import Payload, Ring, RingError, Slot, State, Task
-from trt_yolo.runtime.ring_shape import PAGE, ROW, RingShape
+from trt_yolo.runtime.ring import PAGE, ROW, Payload, Ring, RingError, RingShape, Slot, State, Task
 
 SHAPE = RingShape(slots=3, batch=2, imgsz_hw=(32, 64), rows=20)
 TASK = Task(1, 2, 0.25, 0.75, 123)

@@ -22,8 +22,7 @@ from trt_yolo.export.onnx_from_model import export_model
 from trt_yolo.export.options import ExportOptions
 from trt_yolo.loader import load
 from trt_yolo.runtime.process import RingOptions
-from trt_yolo.runtime.ring import Payload, Ring
-from trt_yolo.runtime.ring_shape import RingShape
+from trt_yolo.runtime.ring import Payload, Ring, RingShape
 
 Image = npt.NDArray[np.uint8]
 CAMERA = (270, 480)
@@ -108,10 +107,10 @@ def test_a_frame_of_another_size_is_its_own_error(
 def test_frames_of_a_worker_that_is_killed_are_run_again(
     camera_onnx: Path, frames: list[Image], wanted: list[Detections]
 ) -> None:
-    many = frames * 20
+    many = frames * 8
     with load(camera_onnx, workers=2) as model:
         for count, result in enumerate(model.stream(many)):
-            if count in (20, 100):
+            if count in (20, 50):
                 os.kill(model.stats().workers[count % 2].pid, signal.SIGKILL)
             assert result.error is None
             _same(result.detections, wanted[result.index % len(frames)])

@@ -15,14 +15,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from trt_yolo.errors import MissingDependencyError
 from trt_yolo.hardware.nvml import GpuReading
-from trt_yolo.runtime.batch import Lane
+from trt_yolo.runtime.batcher import WorkerQueue
 from trt_yolo.runtime.job import Job, StageTimes, Thresholds
 from trt_yolo.runtime.model import Model
-from trt_yolo.runtime.options import PoolOptions
+from trt_yolo.runtime.options import RuntimeOptions
 from trt_yolo.runtime.pool import Pool
-from trt_yolo.runtime.ring_shape import RingShape
+from trt_yolo.runtime.ring import RingShape
 from trt_yolo.runtime.stats import Ledger, SourceStats, Stats, WorkerStats
-from trt_yolo.runtime.supervisor import Post
+from trt_yolo.runtime.supervisor import Replica
 from trt_yolo.runtime.worker import BackendSpec
 
 SHAPE = RingShape(slots=4, batch=2, imgsz_hw=(32, 64), rows=20)
@@ -182,7 +182,7 @@ def test_a_model_says_what_its_gpus_say(monkeypatch: pytest.MonkeyPatch, demo_on
         "factory": "trt_yolo.backends.onnxruntime:OnnxRuntimeBackend",
         "options": {"model": str(demo_onnx)},
     }
-    pool = Pool(BackendSpec(**backend, takes_threads=True), PoolOptions())
+    pool = Pool(BackendSpec(**backend, takes_threads=True), RuntimeOptions())
     with Model(pool) as model:
         assert model.stats().gpus == ()
         assert asked == []
@@ -198,13 +198,13 @@ def test_without_prometheus_client_it_says_what_to_install(monkeypatch: pytest.M
         STATS.prometheus()
 
 
-def _post(number: int = 0, *, is_ready: bool = True, in_flight: int = 0, restarts: int = 0) -> Post:
+def _replica(number: int = 0, *, is_ready: bool = True, in_flight: int = 0, restarts: int = 0) -> Replica:
     worker: Any = SimpleNamespace(
         pid=70 + number, is_ready=is_ready, ring=SimpleNamespace(shape=SHAPE), about={}
     )
-    lane = Lane(number)
-    lane.in_flight.update(dict.fromkeys(range(in_flight)))  # type: ignore[arg-type]
-    return Post(lane, worker=worker, restarts=restarts)
+    queue = WorkerQueue(number)
+    queue.in_flight.update(dict.fromkeys(range(in_flight)))  # type: ignore[arg-type]
+    return Replica(queue, worker=worker, restarts=restarts)
 
 
 def _job(decode_ms: float, letterbox_ms: float) -> Job:
@@ -214,7 +214,7 @@ def _job(decode_ms: float, letterbox_ms: float) -> Job:
 
 
 def test_a_new_ledger_has_nothing_and_divides_by_nothing() -> None:
-    stats = Ledger(1).stats([_post()], waiting=0)
+    stats = Ledger(1).stats([_replica()], waiting=0)
     assert (stats.frames, stats.errors, stats.dropped, stats.waiting) == (0, 0, 0, 0)
     assert stats.stages_ms == StageTimes()
     (worker,) = stats.workers
@@ -229,7 +229,7 @@ def test_a_ledger_means_over_images_and_over_batches() -> None:
     ledger.note_batch(0, [_job(2, 2)], queue_ms=5, infer_ms=4, post_ms=2)
     ledger.note_batch(1, [_job(0, 0)], queue_ms=1, infer_ms=8, post_ms=1)
     ledger.errors += 1
-    stats = ledger.stats([_post(0, in_flight=3), _post(1, restarts=2)], waiting=9)
+    stats = ledger.stats([_replica(0, in_flight=3), _replica(1, restarts=2)], waiting=9)
     assert (stats.frames, stats.errors, stats.waiting) == (4, 1, 9)
     assert stats.stages_ms == StageTimes(decode=1.5, letterbox=1.5, queue=2.5, infer=8.0, post=1.0)
     first, second = stats.workers
@@ -241,28 +241,28 @@ def test_a_ledger_means_over_images_and_over_batches() -> None:
 def test_a_batch_that_nobody_waits_for_any_more_counts_as_a_batch() -> None:
     ledger = Ledger(1)
     ledger.note_batch(0, [], queue_ms=1, infer_ms=1, post_ms=1)
-    stats = ledger.stats([_post()], waiting=0)
+    stats = ledger.stats([_replica()], waiting=0)
     assert (stats.frames, stats.workers[0].batches) == (0, 1)
 
 
 def test_a_worker_is_never_busier_than_busy() -> None:
     ledger = Ledger(1)
     ledger.note_batch(0, [_job(0, 0)], queue_ms=0, infer_ms=1e9, post_ms=0)
-    assert ledger.stats([_post()], waiting=0).workers[0].busy == 1
+    assert ledger.stats([_replica()], waiting=0).workers[0].busy == 1
 
 
 def test_shared_memory_is_that_of_the_workers_there_are() -> None:
-    posts = [_post(0), _post(1), Post(Lane(2))]
-    stats = Ledger(3).stats(posts, waiting=0)
+    replicas = [_replica(0), _replica(1), Replica(WorkerQueue(2))]
+    stats = Ledger(3).stats(replicas, waiting=0)
     assert stats.shared_memory_bytes == 2 * SHAPE.total_bytes
     assert (stats.workers[2].pid, stats.workers[2].is_ready) == (0, False)
 
 
 def test_a_worker_that_still_loads_has_no_memory_yet() -> None:
-    post = _post(is_ready=False)
-    assert post.worker is not None
-    post.worker.ring = None
-    stats = Ledger(1).stats([post], waiting=0)
+    replica = _replica(is_ready=False)
+    assert replica.worker is not None
+    replica.worker.ring = None
+    stats = Ledger(1).stats([replica], waiting=0)
     assert (stats.shared_memory_bytes, stats.workers[0].is_ready) == (0, False)
 
 
@@ -271,14 +271,14 @@ def test_sources_are_counted_by_name_and_drops_altogether() -> None:
     ledger.note_source("left", frames=1, dropped=0, newly_dropped=False)
     ledger.note_source("left", frames=5, dropped=2, newly_dropped=True)
     ledger.note_source(None, frames=9, dropped=4, newly_dropped=True)
-    stats = ledger.stats([_post()], waiting=0)
+    stats = ledger.stats([_replica()], waiting=0)
     assert stats.sources == {"left": SourceStats(frames=5, dropped=2)}
     assert stats.dropped == 2
 
 
 def test_numbers_once_taken_do_not_move() -> None:
     ledger = Ledger(1)
-    before = ledger.stats([_post()], waiting=0)
+    before = ledger.stats([_replica()], waiting=0)
     ledger.note_source("left", frames=1, dropped=0, newly_dropped=False)
     ledger.note_batch(0, [_job(1, 1)], queue_ms=1, infer_ms=1, post_ms=1)
     assert (before.frames, before.sources) == (0, {})

@@ -16,8 +16,7 @@ from trt_yolo.demo.scenes import scene
 from trt_yolo.hardware.cores import share_cores, usable_cpus
 from trt_yolo.runtime import supervisor
 from trt_yolo.runtime.ipc import Wake
-from trt_yolo.runtime.ring import Ring, State, Task
-from trt_yolo.runtime.ring_shape import RingShape
+from trt_yolo.runtime.ring import Ring, RingShape, State, Task
 from trt_yolo.runtime.worker import BackendSpec, WorkerSpec, run_slots
 
 pytestmark = pytest.mark.timeout(60)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-from trt_yolo.errors import InputError
-from trt_yolo.system.paths import absence, check_utf8, why_not_writable
+from trt_yolo.system.paths import absence, why_not_writable
 
 
 @pytest.mark.parametrize("name", ["gone", "file/x", "n" * 300, "a\0b", ""])
@@ -37,9 +35,3 @@ def test_what_can_be_written(
     Path("file").touch()
     Path("folder").mkdir()
     assert why_not_writable(Path(name)) == reason
-
-
-def test_names_that_are_not_utf8() -> None:
-    check_utf8(Path("東/café.pt"))
-    with pytest.raises(InputError, match="not UTF-8"):
-        check_utf8(Path(os.fsdecode(b"caf\xe9.pt")))

@@ -66,16 +66,22 @@ def test_bad_input_is_one_line(arguments: list[str], said: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {said}\n")
 
 
-def test_the_first_steps(stand_in: dict[str, str], tmp_path: Path) -> None:
-    """A rehearsal of what runs first on a GPU: every byte of every answer, kills, traps, contexts that come and go."""
-    path = tmp_path / "report.json"
-    done = _run("--only", "cuda,runtime", "--budget", "300", "--json", str(path), **stand_in)
+def _rehearsed(step: str, path: Path, environment: dict[str, str]) -> list[dict[str, Any]]:
+    """The rows of a step."""
+    done = _run("--only", step, "--budget", "300", "--json", str(path), **environment)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{step}: done in" in done.stdout
     record = json.loads(path.read_text())
     assert record["device"] == "fake GPU"
-    steps = {step["name"]: step for step in record["steps"]}
-    assert [steps[name]["ending"] for name in ("cuda", "runtime")] == ["done", "done"]
-    facts = {row["name"]: row for row in steps["cuda"]["rows"]}
+    (found,) = record["steps"]
+    assert (found["name"], found["ending"]) == (step, "done")
+    rows: list[dict[str, Any]] = found["rows"]
+    return rows
+
+
+def test_facts_of_cuda(stand_in: dict[str, str], tmp_path: Path) -> None:
+    """What runs first on a GPU: traps, contexts that come and go."""
+    facts = {row["name"]: row for row in _rehearsed("cuda", tmp_path / "report.json", stand_in)}
     for name in (
         "two processes page-lock one memfd", "replays that answer something else", "a kernel that traps",
         "primary context, retained and released",
@@ -85,9 +91,14 @@ def test_the_first_steps(stand_in: dict[str, str], tmp_path: Path) -> None:
     assert facts["bare launch, waited for, p50"]["value"] > 0
     assert facts["after it, cuMemAlloc"]["value"] == "ERROR_LAUNCH_FAILED"
     assert facts["after it, cuCtxPopCurrent"]["value"] == "SUCCESS"  # as on an H200
-    assert len(steps["runtime"]["rows"]) > 20
-    assert {row["state"] for row in steps["runtime"]["rows"]} == {"ok"}
-    assert "runtime: done in" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_runtime(stand_in: dict[str, str], tmp_path: Path) -> None:
+    """What runs next: every byte of every answer, kills."""
+    rows = _rehearsed("runtime", tmp_path / "report.json", stand_in)
+    assert len(rows) > 20
+    assert {row["state"] for row in rows} == {"ok"}
 
 
 def test_slots_that_the_gpu_reads_itself(stand_in: dict[str, str]) -> None:
@@ -116,6 +127,8 @@ def test_a_bench_that_nothing_here_can_run(stand_in: dict[str, str], tmp_path: P
     assert "CUDAExecutionProvider" in row["note"] or "not found here" in row["note"]
 
 
+@pytest.mark.slow
+@pytest.mark.serial
 def test_a_step_that_takes_too_long_keeps_what_it_found(stand_in: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     done = _run("--only", "runtime,bench", "--budget", "9", "--json", str(path), **stand_in)

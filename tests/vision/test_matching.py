@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from trt_yolo.vision.matching import iou_matrix, matched_pairs
+from trt_yolo.vision.agreement import iou_matrix, matched_pairs
 
 Box = tuple[float, float, float, float]
 

@@ -43,6 +43,20 @@ def check_writable(folder: Path, option: str = "--out") -> None:
         raise InputError(f"cannot write to {folder}; give a folder that you may write to with {option}")
 
 
+def check_utf8(path: Path) -> None:
+    """Refuses a name that no ONNX file can hold and ONNX Runtime cannot open.
+
+    Raises:
+        InputError: The path is not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the path {path} is not UTF-8, which ONNX and ONNX Runtime need; rename it"
+        ) from error
+
+
 def check_no_input(path: Path, inputs: Iterable[str | Path | None]) -> None:
     """Refuses to write a result over what it is made from, by whatever name.
 

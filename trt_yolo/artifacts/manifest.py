@@ -20,7 +20,7 @@ from trt_yolo.artifacts.shapes import MAX_SIDE, BatchRange
 from trt_yolo.errors import UnsupportedModelError
 
 METADATA_KEY = "trt_yolo"
-SCHEMA = 1
+_SCHEMA = 1
 DEFAULT_ROWS = 512  # candidates that NMS sees; what it costs and loses stands in tools/LOG.md
 MAX_CLASSES = 100_000
 DYNAMIC_BATCH = 16  # the largest batch of a dynamic graph that does not say
@@ -131,7 +131,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """One line of JSON."""
-        return json.dumps({"schema": SCHEMA, **dataclasses.asdict(self)}, ensure_ascii=False)
+        return json.dumps({"schema": _SCHEMA, **dataclasses.asdict(self)}, ensure_ascii=False)
 
 
 def manifest_from_json(text: str, *, origin: str) -> Manifest:
@@ -143,9 +143,9 @@ def manifest_from_json(text: str, *, origin: str) -> Manifest:
     try:
         fields = json.loads(text)
         schema = fields.pop("schema")
-        if schema != SCHEMA:
+        if schema != _SCHEMA:
             raise UnsupportedModelError(
-                f"{origin} has a manifest of schema {schema}, this trt-yolo reads {SCHEMA}; "
+                f"{origin} has a manifest of schema {schema}, this trt-yolo reads {_SCHEMA}; "
                 "export the model again, or install a newer trt-yolo"
             )
         fields["names"] = {int(key): str(name) for key, name in fields["names"].items()}

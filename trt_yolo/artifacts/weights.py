@@ -12,22 +12,19 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable
 from http.client import HTTPException
 from importlib import resources
 from pathlib import Path
 
 from trt_yolo.errors import DownloadError, InputError, UnsupportedModelError
 from trt_yolo.system.paths import absence
+from trt_yolo.system.progress import Progress, no_progress
 
-RELEASE_URL = "https://github.com/ultralytics/assets/releases/download/v8.3.0"
-COCO128_URL = "https://github.com/ultralytics/assets/releases/download/v0.0.0"
+_RELEASE_URL = "https://github.com/ultralytics/assets/releases/download/v8.3.0"
+_COCO128_URL = "https://github.com/ultralytics/assets/releases/download/v0.0.0"
 _TIMEOUT_S = 30
 _CHUNK_BYTES = 1 << 16
 _RELEASED = re.compile(r"yolov8[nsmlx](-oiv7)?(-(?P<task>seg|pose|obb|cls|world|worldv2))?(\.pt)?")
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes done and the bytes there are (0 if not known)."""
 
 
 def cache_folder() -> Path:
@@ -48,12 +45,12 @@ def demo_checkpoint() -> Path:
     return Path(str(resources.files("trt_yolo.demo"))) / "demo.pt"
 
 
-def find_weights(model: str | None, *, progress: Progress | None = None) -> Path:
+def find_weights(model: str | Path | None, *, progress: Progress = no_progress) -> Path:
     """The file of a model: an existing path as it is, a released model's name from the cache or the net.
 
     Args:
         model: A path, a name such as `yolov8s` or `yolov8n.pt`, or None for the demo checkpoint.
-        progress: Called while a download goes on.
+        progress: Told the bytes of a download.
 
     Raises:
         InputError: Neither a file nor the name of a released model.
@@ -61,9 +58,9 @@ def find_weights(model: str | None, *, progress: Progress | None = None) -> Path
     """
     if model is None:
         return demo_checkpoint()
-    path = Path(model)
+    model = str(model)
     if os.path.exists(model):  # unlike Path.exists, never raises
-        return path
+        return Path(model)
     match = _RELEASED.fullmatch(model)
     if match is None:
         raise InputError(
@@ -78,8 +75,8 @@ def find_weights(model: str | None, *, progress: Progress | None = None) -> Path
     name = f"{model.removesuffix('.pt')}.pt"
     kept = cache_folder() / "weights" / name
     if not kept.exists():
-        base = os.environ.get("TRT_YOLO_WEIGHTS_URL", RELEASE_URL).rstrip("/")
-        _download(f"{base}/{name}", kept, progress)
+        base = os.environ.get("TRT_YOLO_WEIGHTS_URL", _RELEASE_URL).rstrip("/")
+        _download(model, f"{base}/{name}", kept, progress)
     return kept
 
 
@@ -91,10 +88,10 @@ def fetch_coco128() -> Path:
     """
     folder = cache_folder() / "coco128"
     if not folder.exists():
-        base = os.environ.get("TRT_YOLO_WEIGHTS_URL", COCO128_URL).rstrip("/")
+        base = os.environ.get("TRT_YOLO_WEIGHTS_URL", _COCO128_URL).rstrip("/")
         archive = cache_folder() / "coco128.zip"
         if not archive.exists():
-            _download(f"{base}/coco128.zip", archive, None)
+            _download("coco128", f"{base}/coco128.zip", archive, no_progress)
         try:
             _unpack(archive, folder)
         except (zipfile.BadZipFile, OSError, RuntimeError, ValueError) as error:
@@ -121,7 +118,7 @@ def _unpack(archive: Path, folder: Path) -> None:
         (Path(place) / "whole").replace(folder)
 
 
-def _download(url: str, target: Path, progress: Progress | None) -> None:
+def _download(name: str, url: str, target: Path, progress: Progress) -> None:
     """Fetches a file beside its target, and moves it there once it is whole."""
     if not url.startswith(("https://", "http://")):
         raise InputError(f"TRT_YOLO_WEIGHTS_URL gives {url}; give an address that starts with https://")
@@ -139,8 +136,7 @@ def _download(url: str, target: Path, progress: Progress | None) -> None:
             while chunk := response.read(_CHUNK_BYTES):
                 file.write(chunk)
                 done += len(chunk)
-                if progress is not None:
-                    progress(done, total)
+                progress(f"downloading {name}", done, total)
         if total and done != total:
             raise DownloadError(f"the download of {url} ended after {done} of {total} bytes; try again")
         if not zipfile.is_zipfile(part):

@@ -82,6 +82,7 @@ class Backend(abc.ABC):
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
+        self._frame_shape = (*manifest.frame_hw, 3)
 
     def __enter__(self) -> Self:
         return self
@@ -194,7 +195,7 @@ class Backend(abc.ABC):
         return output.unconverged
 
     def _check(self, frames_bgr: Frames) -> None:
-        expected = (*self.manifest.frame_hw, 3)
+        expected = self._frame_shape
         if frames_bgr.dtype != np.uint8 or frames_bgr.shape[1:] != expected:
             raise InputError(
                 f"frames are {frames_bgr.dtype} {frames_bgr.shape}; "

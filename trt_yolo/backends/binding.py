@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from trt_yolo.errors import InputError, MissingDependencyError
+from trt_yolo.errors import InputError, MissingDependencyError, on_one_line
 from trt_yolo.hardware.gpus import cuda_version
 
 VARIABLE = "TRT_YOLO_CUDA"
@@ -43,7 +43,7 @@ class Event(Protocol):
         """Waits until it has happened."""
 
 
-class Binding(Protocol):
+class _Binding(Protocol):
     """What `Gpu` asks of a binding, of one device. What allocates, copies or enqueues needs the context to be current.
 
     Attributes:
@@ -131,24 +131,24 @@ class Binding(Protocol):
         """Gives back a graph."""
 
 
-def _cuda_bindings() -> Binding:
+def _cuda_bindings() -> _Binding:
     from trt_yolo.backends.cuda_bindings import CudaBindings
 
     return CudaBindings()
 
 
-def _pycuda() -> Binding:
+def _pycuda() -> _Binding:
     from trt_yolo.backends.pycuda_binding import Pycuda
 
     return Pycuda()
 
 
-_OPEN: dict[str, Callable[[], Binding]] = {"cuda-bindings": _cuda_bindings, "pycuda": _pycuda}
+_OPEN: dict[str, Callable[[], _Binding]] = {"cuda-bindings": _cuda_bindings, "pycuda": _pycuda}
 _MODULES = {"cuda-bindings": "cuda.bindings.driver", "pycuda": "pycuda.driver"}
 _INSTALL = {"cuda-bindings": "pip install 'trt-yolo[gpu]'", "pycuda": "pip install 'trt-yolo[pycuda]'"}
 
 
-def open_binding() -> Binding:
+def open_binding() -> _Binding:
     """The binding that `chosen_binding` names.
 
     Raises:
@@ -188,7 +188,7 @@ def _unusable(name: str) -> str:
     try:
         importlib.import_module(_MODULES[name])
     except (ImportError, OSError, RuntimeError) as error:
-        return f"does not import ({' '.join(str(error).split())[:200]}), {_INSTALL[name]}"
+        return f"does not import ({on_one_line(error)}), {_INSTALL[name]}"
     return _too_new() if name == "cuda-bindings" else ""
 
 

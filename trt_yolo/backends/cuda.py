@@ -15,7 +15,7 @@ import numpy.typing as npt
 from trt_yolo.backends.binding import Event, Stream, open_binding
 from trt_yolo.errors import BackendError, DeviceError
 
-Bytes = npt.NDArray[np.uint8]
+_Bytes = npt.NDArray[np.uint8]
 
 
 class Gpu:
@@ -117,7 +117,7 @@ class Gpu:
         """Copies from the device into a page-locked array, in its turn."""
         self._cuda.copy_out(array, address, stream)
 
-    def register(self, memory: Bytes) -> str:
+    def register(self, memory: _Bytes) -> str:
         """Page-locks memory that is another process's too; why it could not be, or nothing.
 
         The memory must begin at a page and stay mapped until `close`.

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 
-class CudaError(Exception):
+class _CudaError(Exception):
     """A call that the driver refused."""
 
 
-class CudaMemoryError(CudaError):
+class _CudaMemoryError(_CudaError):
     """There is not so much device memory."""
 
 
@@ -28,8 +28,8 @@ class CudaBindings:
 
     name = "cuda-bindings"
     can_capture = True
-    Error: type[Exception] = CudaError
-    MemoryError: type[Exception] = CudaMemoryError
+    Error: type[Exception] = _CudaError
+    MemoryError: type[Exception] = _CudaMemoryError
 
     def __init__(self) -> None:
         self._cu: Any = importlib.import_module("cuda.bindings.driver")
@@ -42,7 +42,7 @@ class CudaBindings:
         try:
             self._do(self._cu.cuInit, 0)
         except RuntimeError as error:  # it does not find the driver's library
-            raise CudaError(str(error)) from error
+            raise _CudaError(str(error)) from error
         return int(self._do(self._cu.cuDeviceGetCount))
 
     def retain(self, index: int) -> None:
@@ -77,12 +77,12 @@ class CudaBindings:
 
     def close(self) -> None:
         """See `Binding`."""
-        with contextlib.suppress(CudaError):
+        with contextlib.suppress(_CudaError):
             self.push()
         while self._to_free:
             free, what = self._to_free.pop()
             free(what)  # an error that an earlier call left is told here again
-        with contextlib.suppress(CudaError):
+        with contextlib.suppress(_CudaError):
             self.pop()
         self._cu.cuDevicePrimaryCtxRelease(self._device)
 
@@ -188,7 +188,7 @@ class CudaBindings:
 
     def _refuse(self, call: Callable[..., Any], error: Any) -> None:
         is_memory = error == self._cu.CUresult.CUDA_ERROR_OUT_OF_MEMORY
-        raise (CudaMemoryError if is_memory else CudaError)(f"{call.__name__}: {error.name}")
+        raise (_CudaMemoryError if is_memory else _CudaError)(f"{call.__name__}: {error.name}")
 
 
 class _Stream:

@@ -20,7 +20,7 @@ MemoryStrategy = Literal["mapped", "registered", "staged"]
 
 MOST_GRAPHS = 128  # of one lane; a graph takes some hundred kilobytes
 
-Graph = TypeVar("Graph")
+_Graph = TypeVar("_Graph")
 
 
 def batch_sizes(batch: BatchRange) -> tuple[int, ...]:
@@ -58,7 +58,7 @@ def strategy_for(*, integrated: bool, can_map: bool, registered: bool) -> Memory
     return "mapped" if integrated and can_map else "registered"
 
 
-class Captures(Generic[Graph]):
+class Captures(Generic[_Graph]):
     """The graphs that were captured, as many as are allowed: a batch beyond them is enqueued plainly.
 
     Attributes:
@@ -70,7 +70,7 @@ class Captures(Generic[Graph]):
 
     def __init__(self, most: int = MOST_GRAPHS) -> None:
         self._most = most
-        self._graphs: dict[Hashable, Graph] = {}
+        self._graphs: dict[Hashable, _Graph] = {}
         self.refused = ""
 
     def __len__(self) -> int:
@@ -81,11 +81,11 @@ class Captures(Generic[Graph]):
         """Whether another one may be captured."""
         return not self.refused and len(self._graphs) < self._most
 
-    def get(self, key: Hashable) -> Graph | None:
+    def get(self, key: Hashable) -> _Graph | None:
         """The graph of a key; None where nobody captured one."""
         return self._graphs.get(key)
 
-    def keep(self, key: Hashable, graph: Graph) -> None:
+    def keep(self, key: Hashable, graph: _Graph) -> None:
         """Keeps a graph."""
         assert key not in self._graphs
         self._graphs[key] = graph
@@ -95,7 +95,7 @@ class Captures(Generic[Graph]):
         first, self.refused = not self.refused, self.refused or reason
         return first
 
-    def drain(self) -> Iterator[Graph]:
+    def drain(self) -> Iterator[_Graph]:
         """All of them, which are kept no longer."""
         while self._graphs:
             yield self._graphs.popitem()[1]

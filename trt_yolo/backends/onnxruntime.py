@@ -17,13 +17,19 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_yolo.artifacts.file_kinds import kind_of
+from trt_yolo.artifacts.files import check_utf8
 from trt_yolo.artifacts.manifest import METADATA_KEY, Manifest, manifest_from_json, manifest_from_ultralytics
 from trt_yolo.backends.base import Backend, Frames, Output, Rows, images_for_head, output_from_head
-from trt_yolo.errors import BackendError, InputError, MissingDependencyError, UnsupportedModelError
-from trt_yolo.hardware.cores import usable_cpus
-from trt_yolo.hardware.spin import spins_here
+from trt_yolo.errors import (
+    BackendError,
+    InputError,
+    MissingDependencyError,
+    UnsupportedModelError,
+    first_line,
+)
+from trt_yolo.hardware.cores import spins_here, usable_cpus
 from trt_yolo.system.interruption import uninterrupted
-from trt_yolo.system.paths import absence, check_utf8
+from trt_yolo.system.paths import absence
 
 _FATAL_ONLY = 4  # errors are raised, and said once by us
 
@@ -39,7 +45,7 @@ class OnnxRuntimeBackend(Backend):
         model: Path of an `.onnx` file, or the file's bytes.
         threads: CPU threads of one inference; None takes one for each CPU that this process may use.
         spin: Whether threads that wait for their part of an inference look for it without sleeping; None: see
-            `spinning.spins_here`.
+            `cores.spins_here`.
 
     Raises:
         InputError: No such file.
@@ -143,7 +149,7 @@ def open_session(
     Args:
         model: Path of an `.onnx` file, or the file's bytes.
         threads: CPU threads of one inference.
-        spin: Whether its threads wait without sleeping; None: see `spinning.spins_here`.
+        spin: Whether its threads wait without sleeping; None: see `cores.spins_here`.
         optimize: Whether it is made ready to run, not only to be asked what it is.
 
     Raises:
@@ -185,11 +191,6 @@ def open_session(
             f"ONNX Runtime {onnxruntime.__version__} cannot load {name}: {first_line(error)}; "
             "export it again, or give the .onnx that trt-yolo or Ultralytics wrote"
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """What an error says first, on one line."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def existing(path: Path) -> Path:

@@ -22,9 +22,9 @@ import numpy.typing as npt
 from trt_yolo.backends.gpu import DEFAULT_STREAMS, GpuBackend
 from trt_yolo.backends.gpu_lane import Execution
 from trt_yolo.backends.lanes import MOST_GRAPHS
-from trt_yolo.backends.onnxruntime import existing, first_line, open_session, session_manifest
+from trt_yolo.backends.onnxruntime import existing, open_session, session_manifest
 from trt_yolo.backends.onnxruntime_providers import PROVIDERS, Asked, Provider, missing_libraries
-from trt_yolo.errors import BackendError, InputError
+from trt_yolo.errors import BackendError, InputError, first_line
 from trt_yolo.hardware.capture_gate import capturing
 
 if TYPE_CHECKING:

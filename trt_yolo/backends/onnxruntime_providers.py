@@ -23,7 +23,7 @@ from trt_yolo.hardware.gpus import NO_GPU, devices
 
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt", "nv-tensorrt-rtx"]
 
-Options = dict[str, str]
+_Options = dict[str, str]
 
 _OF_NVIDIA = ("libcu", "libnv")  # CUDA, cuBLAS, cuDNN; TensorRT
 _CUDNN = "libcudnn.so.9"
@@ -67,14 +67,14 @@ class Provider:
     """
 
     registered: str
-    options: Callable[[Asked], Options]
+    options: Callable[[Asked], _Options]
     memory: str = "cuda"
     graphs_by_number: bool = False
     beside: tuple[str, ...] = ()
     plugin: str = ""
     library: str = ""
 
-    def chain(self, asked: Asked) -> list[tuple[str, Options]]:
+    def chain(self, asked: Asked) -> list[tuple[str, _Options]]:
         """The `providers` of a session: this one, and what runs the operators that it does not take."""
         others = [(PROVIDERS[name].registered, PROVIDERS[name].options(asked)) for name in self.beside]
         return [(self.registered, self.options(asked)), *others]
@@ -87,11 +87,11 @@ class Provider:
         return manifest.graph != "head" and (manifest.batch.is_static or self.graphs_by_number)
 
 
-def _on_device(asked: Asked) -> Options:
+def _on_device(asked: Asked) -> _Options:
     return {"device_id": str(asked.device), "user_compute_stream": str(asked.stream)}
 
 
-def _cuda(asked: Asked) -> Options:
+def _cuda(asked: Asked) -> _Options:
     return _on_device(asked) | {
         "enable_cuda_graph": _flag(asked.graphs),
         "arena_extend_strategy": "kSameAsRequested",  # twice as much each time is for models that grow
@@ -100,7 +100,7 @@ def _cuda(asked: Asked) -> Options:
     }
 
 
-def _tensorrt(asked: Asked) -> Options:
+def _tensorrt(asked: Asked) -> _Options:
     # its networks are not strongly typed: it may use the precisions that are named
     return (
         _on_device(asked)
@@ -119,7 +119,7 @@ def _tensorrt(asked: Asked) -> Options:
     )
 
 
-def _tensorrt_rtx(asked: Asked) -> Options:
+def _tensorrt_rtx(asked: Asked) -> _Options:
     return (
         _on_device(asked)
         | {
@@ -131,14 +131,14 @@ def _tensorrt_rtx(asked: Asked) -> Options:
     )
 
 
-def _kept(asked: Asked, *paths: str, also: tuple[str, ...] = ()) -> Options:
+def _kept(asked: Asked, *paths: str, also: tuple[str, ...] = ()) -> _Options:
     """Options that name the cache, and those that turn it on; none where there is no cache."""
     if asked.cache is None:
         return {}
     return dict.fromkeys(paths, str(asked.cache)) | dict.fromkeys(also, "1")
 
 
-def _profile(manifest: Manifest, option: str) -> Options:
+def _profile(manifest: Manifest, option: str) -> _Options:
     """The range of a dynamic batch; static ones need none."""
     batch = manifest.batch
     if batch.is_static or manifest.graph == "head":

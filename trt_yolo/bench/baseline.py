@@ -25,7 +25,7 @@ _MACHINE = ("cpu", "cores", "governor", "python", "driver", "packages")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Baseline:
+class _Baseline:
     """An earlier result.
 
     Attributes:
@@ -37,7 +37,7 @@ class Baseline:
     values: Mapping[str, Any]
 
 
-def read_baseline(path: Path) -> Baseline:
+def read_baseline(path: Path) -> _Baseline:
     """The result in a file: its last line that is JSON, so that tables before it do no harm.
 
     Raises:
@@ -59,7 +59,7 @@ def read_baseline(path: Path) -> Baseline:
         )
     if not isinstance(values.get("runs"), list) or not values["runs"]:
         raise InputError(f"{path} holds no run; measure the baseline again")
-    return Baseline(path=path, values=values)
+    return _Baseline(path=path, values=values)
 
 
 def _last_object(lines: Sequence[str]) -> dict[str, Any] | None:
@@ -73,7 +73,7 @@ def _last_object(lines: Sequence[str]) -> dict[str, Any] | None:
     return None
 
 
-def check_loads(baseline: Baseline, scenarios: Sequence[Scenario]) -> None:
+def check_loads(baseline: _Baseline, scenarios: Sequence[Scenario]) -> None:
     """Raises InputError where none of the loads is in the baseline: before anything is measured."""
     try:
         had = {str(one["scenario"]["label"]) for one in baseline.values["runs"]}
@@ -84,14 +84,14 @@ def check_loads(baseline: Baseline, scenarios: Sequence[Scenario]) -> None:
         raise _nothing(baseline, had)
 
 
-def _nothing(baseline: Baseline, had: Collection[str]) -> InputError:
+def _nothing(baseline: _Baseline, had: Collection[str]) -> InputError:
     return InputError(
         f"{baseline.path} has nothing to compare with: it was measured under {', '.join(sorted(had))}; "
         "use the same scenario"
     )
 
 
-def against_baseline(report: Report, baseline: Baseline, *, tolerance: float) -> AgainstBaseline:
+def against_baseline(report: Report, baseline: _Baseline, *, tolerance: float) -> AgainstBaseline:
     """Every run beside its counterpart.
 
     Raises:
@@ -132,7 +132,7 @@ def _likeness(run: Run, then: Mapping[str, Any]) -> int:
 
 
 def _compared(
-    run: Run, then: Mapping[str, Any], report: Report, baseline: Baseline, tolerance: float
+    run: Run, then: Mapping[str, Any], report: Report, baseline: _Baseline, tolerance: float
 ) -> Iterator[Compared]:
     machine = _machine_ratio(report.yardstick, baseline.values.get("yardstick") or [])
     for scope, figures in run.scopes.items():

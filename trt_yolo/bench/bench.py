@@ -17,7 +17,7 @@ from trt_yolo.bench.advice import advice_for
 from trt_yolo.bench.baseline import against_baseline, check_loads, read_baseline
 from trt_yolo.bench.flow import SETTLING
 from trt_yolo.bench.loads import Scenario
-from trt_yolo.bench.measure import Measured, Plan, Say, Seen, Yardstick, find_rate, measure
+from trt_yolo.bench.measure import Measured, Say, Schedule, Seen, Yardstick, find_rate, measure
 from trt_yolo.bench.options import BenchOptions
 from trt_yolo.bench.peers.process import chosen_peers, open_peers
 from trt_yolo.bench.recovery import WithKills, recovery_of
@@ -28,7 +28,7 @@ from trt_yolo.bench.summary import PEER, Collected, Sample, best_of, comparisons
 from trt_yolo.bench.window import Contender, Named
 from trt_yolo.errors import InputError, TrtYoloError
 from trt_yolo.hardware.machine import Meanwhile, machine_record
-from trt_yolo.hardware.nvml import PowerMeter
+from trt_yolo.hardware.power import PowerMeter
 from trt_yolo.version import __version__
 
 _PASSES = 2
@@ -123,11 +123,14 @@ class Bench:
     def _measure_all(self, meter: PowerMeter) -> None:
         options = self.options
         passes = _PASSES if options.is_sweep else 1
-        plan = options.plan
+        schedule = options.schedule
         if options.is_sweep:
-            windows = max(1, plan.windows // passes)
-            plan = dataclasses.replace(
-                plan, seconds=plan.seconds / passes, windows=windows, min_count=-(-plan.min_count // passes)
+            windows = max(1, schedule.windows // passes)
+            schedule = dataclasses.replace(
+                schedule,
+                seconds=schedule.seconds / passes,
+                windows=windows,
+                min_count=-(-schedule.min_count // passes),
             )
         failed: list[Layout] = []
         for number in range(passes):
@@ -135,7 +138,7 @@ class Bench:
                 if layout in failed:
                     continue
                 try:
-                    self._measure_layout(layout, plan, meter)
+                    self._measure_layout(layout, schedule, meter)
                 except InputError as error:
                     if not options.is_sweep or number:
                         raise
@@ -146,7 +149,7 @@ class Bench:
                 if self.is_partial:
                     return
 
-    def _measure_layout(self, layout: Layout, plan: Plan, meter: PowerMeter) -> None:
+    def _measure_layout(self, layout: Layout, schedule: Schedule, meter: PowerMeter) -> None:
         with contextlib.ExitStack() as stack:
             subjects = []
             for model, name in zip(self.options.models, _names(self.options.models), strict=True):
@@ -162,7 +165,7 @@ class Bench:
             for scenario in scenarios:
                 self._on_start(f"{subjects[0].setting.label}: {scenario.label}")
                 beside = peers if scenario.name == "offline" else ()
-                self._measure_scenario(subjects, scenario, plan, meter, beside)
+                self._measure_scenario(subjects, scenario, schedule, meter, beside)
                 if self.is_partial:
                     return
 
@@ -182,14 +185,14 @@ class Bench:
         self,
         subjects: Sequence[Subject],
         scenario: Scenario,
-        plan: Plan,
+        schedule: Schedule,
         meter: PowerMeter,
         peers: Sequence[Contender],
     ) -> None:
         runs = [self._collected(subject, scenario) for subject in subjects]
         if scenario.name == "server" and scenario.rate is None:
-            scenario = self._find_rate(subjects[0], runs[0], plan)
-        plan = _long_enough(plan, scenario)
+            scenario = self._find_rate(subjects[0], runs[0], schedule)
+        schedule = _long_enough(schedule, scenario)
         table: list[tuple[Contender, Collected, str]] = []
         for scope in self.options.scopes:
             for subject, run in zip(subjects, runs, strict=True):
@@ -199,7 +202,7 @@ class Bench:
         before = _restarts(subjects[0]) if killing is not None else 0
         measured = measure(
             [_named(one, run, name, len(subjects)) for one, run, name in table],
-            plan,
+            schedule,
             say=self._say,
             around=self._around(meter, table),
             warmed_by=lambda one: self._warmer(one, subjects, table),
@@ -227,12 +230,12 @@ class Bench:
             sample.began_s, sample.warm_up = measured.began_s, seen.warm_up
         sample.windows += seen.windows
 
-    def _find_rate(self, subject: Subject, run: Collected, plan: Plan) -> Scenario:
+    def _find_rate(self, subject: Subject, run: Collected, schedule: Schedule) -> Scenario:
         assert self.options.p99_ms is not None
         for found in find_rate(
             lambda scenario, seed: FilesToDetections(subject.model, subject.paths, scenario, seed=seed),
             limit_ms=self.options.p99_ms,
-            plan=plan,
+            schedule=schedule,
             seed=self.options.seed,
             say=self._say,
         ):
@@ -345,13 +348,13 @@ def _has_something(one: Collected) -> bool:
     return one.found is not None or any(sample.windows for sample in one.samples.values())
 
 
-def _long_enough(plan: Plan, scenario: Scenario) -> Plan:
+def _long_enough(schedule: Schedule, scenario: Scenario) -> Schedule:
     """With time for as many arrivals as are wanted; 10 minutes at most."""
     if not scenario.is_open:
-        return plan
+        return schedule
     a_second = scenario.rate if scenario.rate is not None else scenario.count * scenario.fps
-    wanted_s = min(plan.min_count / a_second, _LONGEST_S)
-    return dataclasses.replace(plan, seconds=max(plan.seconds, wanted_s))
+    wanted_s = min(schedule.min_count / a_second, _LONGEST_S)
+    return dataclasses.replace(schedule, seconds=max(schedule.seconds, wanted_s))
 
 
 def _check_scenario(subject: Subject, scenario: Scenario) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 NONE = "–"
-OPEN_LOADS = ("server", "cameras")
+_OPEN_LOADS = ("server", "cameras")
 """Loads whose images come when they come: their throughput is given, their latency is what was measured."""
 
 _LONGEST = 44  # characters of a name in a plot
@@ -130,10 +130,10 @@ def labels_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def is_open(run: Mapping[str, Any]) -> bool:
     """Whether its images came when they came."""
-    return run["scenario"]["name"] in OPEN_LOADS
+    return run["scenario"]["name"] in _OPEN_LOADS
 
 
-def key_of(run: Mapping[str, Any]) -> tuple[Any, ...]:
+def _key_of(run: Mapping[str, Any]) -> tuple[Any, ...]:
     """The same for two runs of one model in one setting, under whichever load."""
     setting = run["setting"]
     layout = (setting.get(name) for name in ("batch", "workers", "threads", "streams", "decode_threads"))
@@ -145,8 +145,10 @@ def shown_runs(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     runs, best = report["runs"], report.get("best")
     if best is None:
         return list(runs)
-    best_keys = {key_of(runs[best[name]]) for name in ("throughput", "latency") if best.get(name) is not None}
-    return [run for run in runs if key_of(run) in best_keys]
+    best_keys = {
+        _key_of(runs[best[name]]) for name in ("throughput", "latency") if best.get(name) is not None
+    }
+    return [run for run in runs if _key_of(run) in best_keys]
 
 
 def best_in(run: Mapping[str, Any], report: Mapping[str, Any]) -> tuple[str, ...]:
@@ -157,7 +159,7 @@ def best_in(run: Mapping[str, Any], report: Mapping[str, Any]) -> tuple[str, ...
     return tuple(
         word
         for name, word in words.items()
-        if best.get(name) is not None and key_of(report["runs"][best[name]]) == key_of(run)
+        if best.get(name) is not None and _key_of(report["runs"][best[name]]) == _key_of(run)
     )
 
 
@@ -165,7 +167,7 @@ def by_setting(runs: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]
     """Runs of one model in one setting together, in the order in which they came first."""
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for run in runs:
-        groups.setdefault(key_of(run), []).append(run)
+        groups.setdefault(_key_of(run), []).append(run)
     return list(groups.values())
 
 

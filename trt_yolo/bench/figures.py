@@ -142,7 +142,7 @@ def figures_of(
         quantiles_ms=tuple(quantiles.tolist()),
         latency_windows_ms=latency_pieces(windows[0]) if len(windows) == 1 else (),
         window_starts_s=_starts(windows, began_s),
-        stages_ms=mean_stages(windows, parts),
+        stages_ms=_mean_stages(windows, parts),
         offered=sum(window.offered or window.images for window in windows),
         dropped=sum(window.dropped for window in windows),
         errors=sum(window.errors for window in windows),
@@ -163,7 +163,7 @@ def _starts(windows: Sequence[Window], began_s: float) -> tuple[float, ...]:
     return tuple(counted[0].started_s - began_s + index * step for index in range(count))
 
 
-def mean_stages(windows: Sequence[Window], parts: Stages | None) -> Stages | None:
+def _mean_stages(windows: Sequence[Window], parts: Stages | None) -> Stages | None:
     """The mean of what images took, their time in the backend shared out as `parts` were; None without any."""
     seen = [
         (window.stages, window.images) for window in windows if window.stages is not None and window.images

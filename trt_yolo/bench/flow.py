@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
 import numpy as np
 
@@ -31,18 +30,15 @@ class Flow:
     Args:
         seconds: For how long it is kept busy, at least.
         round_images: Images that are worked on at once: workers, times images a batch.
-        clock: Tells the time, in seconds.
 
     Attributes:
         counted_from_s: From when answers count; None while it gets going.
     """
 
-    def __init__(
-        self, seconds: float, *, round_images: int, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
+    def __init__(self, seconds: float, *, round_images: int) -> None:
         self.counted_from_s: float | None = None
-        self._clock, self._round = clock, round_images
-        started_s = clock()
+        self._round = round_images
+        started_s = time.perf_counter()
         self._settled_s = started_s + SETTLING * seconds
         self._until_s = started_s + seconds
         self._ends_s: list[float] = []
@@ -52,12 +48,13 @@ class Flow:
     @property
     def is_over(self) -> bool:
         """Whether the time is over and enough has been answered: nothing need be sent any more."""
-        return self._last is not None and len(self._ends_s) >= self._last and self._clock() >= self._until_s
+        is_enough = self._last is not None and len(self._ends_s) >= self._last
+        return is_enough and time.perf_counter() >= self._until_s
 
     def note(self, images: int = 1) -> None:
         """So many images have just been answered."""
         with self._lock:
-            now_s = self._clock()
+            now_s = time.perf_counter()
             self._ends_s += [now_s] * images
             if self.counted_from_s is None and len(self._ends_s) >= self._round:
                 self.counted_from_s = max(now_s, self._settled_s)

@@ -16,7 +16,7 @@ from trt_yolo.media.images import read_image, write_jpeg
 from trt_yolo.media.sources import find_images
 from trt_yolo.vision.letterbox import fit_letterbox, letterbox_into
 
-SCENES = 16
+_SCENES = 16
 SCENE_SIDE = 640
 DEMO_SIDE = 256
 
@@ -40,7 +40,7 @@ def readable(data: str, tell: Callable[[str], None]) -> list[Path]:
 
 def write_scenes(folder: Path, imgsz_hw: tuple[int, int]) -> list[Path]:
     """JPEG files of demo scenes, squares as large as the longer side, in pixels."""
-    paths = [folder / f"{index:02d}.jpg" for index in range(SCENES)]
+    paths = [folder / f"{index:02d}.jpg" for index in range(_SCENES)]
     for index, path in enumerate(paths):
         write_jpeg(path, scene(index, size=max(imgsz_hw)).image_bgr)
     return paths

@@ -1,7 +1,8 @@
-"""Measures contenders beside each other: warm until stable, then in turn, window by window.
+"""Measures contenders beside each other, searches the rate that keeps a latency limit, and times the machine itself.
 
-A B C A B C ...: whatever the machine does meanwhile hits all alike, and the windows of two contenders that were
-measured one after the other make pairs. Enters: contenders. Leaves: their windows. Prints nothing.
+Contenders are warmed up until they are steady, then measured in turn, window by window: A B B A A B ... Whatever the
+machine does meanwhile hits all alike, and the windows of two contenders that were measured one after the other make
+pairs. Enters: contenders. Leaves: their windows. Prints nothing.
 """
 
 from __future__ import annotations
@@ -28,9 +29,18 @@ _MOST_ROUNDS = 1_000
 _WARM_WINDOW_S = 0.2
 _AGREEING = 3
 
+_CLOSE = 0.03
+_MOST_TRIALS = 12
+_LEAST_ARRIVALS = 200
+_LONGEST_TRIAL_S = 60.0
+_LOWEST = 0.05
+
+_YARDSTICK_SIDE = 320
+_YARDSTICK_S = 0.03
+
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Schedule:
     """How long, and how thoroughly.
 
     Attributes:
@@ -96,19 +106,19 @@ class Seen:
         """Images a second, by window."""
         return [window.images_per_s for window in self.windows]
 
-    def share(self, plan: Plan) -> float:
+    def share(self, schedule: Schedule) -> float:
         """How much of what is wanted has been measured, 0 to 1: windows, time and queries."""
         if self.contender.is_continuous:
             return float(bool(self.windows))
         count = sum(len(window.queries) or window.images for window in self.windows)
         seconds = sum(window.seconds for window in self.windows)
-        windows = len(self.windows) / min(plan.windows, _LEAST_WINDOWS)
-        return min(1.0, windows, seconds / plan.seconds, count / plan.min_count)
+        windows = len(self.windows) / min(schedule.windows, _LEAST_WINDOWS)
+        return min(1.0, windows, seconds / schedule.seconds, count / schedule.min_count)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far it has got.
+class Reading:
+    """The throughput of one window, and how far all has got.
 
     Attributes:
         name: What has just been measured.
@@ -123,8 +133,9 @@ class Progress:
     is_warm_up: bool = False
 
 
-Say = Callable[[Progress], None]
+Say = Callable[[Reading], None]
 Around = Callable[[Contender], AbstractContextManager[object]]
+LoadAt = Callable[[Scenario, int], Contender]
 
 
 @dataclass(eq=False)
@@ -141,24 +152,20 @@ class Measured:
     began_s: float = 0.0
     is_partial: bool = False
 
-    def of(self, contender: Contender) -> Seen:
-        """What was seen of that one."""
-        return next(one for one in self.seen if one.contender is contender)
-
 
 def measure(
     contenders: Sequence[Contender],
-    plan: Plan,
+    schedule: Schedule,
     *,
-    say: Say | None = None,
-    around: Around | None = None,
+    say: Say = lambda _: None,
+    around: Around = lambda _: nullcontext(),
     warmed_by: Callable[[Contender], Contender] = lambda contender: contender,
 ) -> Measured:
     """Measures them in turn, until each has had its time and its count; Ctrl-C ends it, what was seen stays.
 
     Args:
         contenders: What to measure.
-        plan: For how long.
+        schedule: For how long.
         say: Called after each window.
         around: A context that each counted window runs in: a meter of power, say.
         warmed_by: What warms a contender up: itself, or the same model under another load.
@@ -166,34 +173,31 @@ def measure(
     Raises:
         TrtYoloError: A contender failed.
     """
-    tell: Say = say or _silent
     measured = Measured([Seen(one) for one in contenders], time.perf_counter())
     try:
         for seen in measured.seen:
-            seen.warm_up = warm_up(warmed_by(seen.contender), plan, tell)
+            seen.warm_up = warm_up(warmed_by(seen.contender), schedule, say)
         measured.began_s = time.perf_counter()
-        for seen in _turns(measured.seen, plan):
-            with (around or _nothing_around)(seen.contender):
-                window = seen.contender.window(_share_s(seen, plan))
+        for seen in _turns(measured.seen, schedule):
+            with around(seen.contender):
+                window = seen.contender.window(_share_s(seen, schedule))
             seen.windows.append(window)
-            share = sum(one.share(plan) for one in measured.seen) / len(measured.seen)
-            tell(Progress(name=seen.name, share=share, images_per_s=window.images_per_s))
+            share = sum(one.share(schedule) for one in measured.seen) / len(measured.seen)
+            say(Reading(name=seen.name, share=share, images_per_s=window.images_per_s))
     except KeyboardInterrupt:
         measured.is_partial = True
     return measured
 
 
-def warm_up(contender: Contender, plan: Plan, say: Say | None = None) -> WarmUp:
+def warm_up(contender: Contender, schedule: Schedule, say: Say = lambda _: None) -> WarmUp:
     """Runs it until three windows in a row agree within 5%, or its time is over."""
     start_s, rates = time.perf_counter(), list[float]()
-    window_s = min(_WARM_WINDOW_S, plan.seconds / _AGREEING)
-    limit_s = min(5.0, max(0.5, plan.seconds / 2)) if plan.warm_up_s is None else plan.warm_up_s
+    window_s = min(_WARM_WINDOW_S, schedule.seconds / _AGREEING)
+    limit_s = min(5.0, max(0.5, schedule.seconds / 2)) if schedule.warm_up_s is None else schedule.warm_up_s
     while True:
         window = contender.window(window_s)
         rates.append(window.images_per_s)
-        if say is not None:
-            progress = Progress(name=contender.name, share=0.0, images_per_s=rates[-1], is_warm_up=True)
-            say(progress)
+        say(Reading(name=contender.name, share=0.0, images_per_s=rates[-1], is_warm_up=True))
         spent_s = time.perf_counter() - start_s
         is_steady = _agree(rates[-_AGREEING:])
         if is_steady or spent_s >= limit_s:
@@ -204,56 +208,42 @@ def _agree(rates: Sequence[float]) -> bool:
     return len(rates) == _AGREEING and max(rates) <= (1 + STEADY) * min(rates)
 
 
-def _share_s(seen: Seen, plan: Plan) -> float:
-    return plan.seconds if seen.contender.is_continuous else plan.window_s
+def _share_s(seen: Seen, schedule: Schedule) -> float:
+    return schedule.seconds if seen.contender.is_continuous else schedule.window_s
 
 
-def _turns(all_seen: Sequence[Seen], plan: Plan) -> Iterator[Seen]:
+def _turns(all_seen: Sequence[Seen], schedule: Schedule) -> Iterator[Seen]:
     """Whose turn it is; every other round backwards, so that none is always first."""
     for number in range(_MOST_ROUNDS):
-        needy = [seen for seen in all_seen if seen.share(plan) < 1]
+        needy = [seen for seen in all_seen if seen.share(schedule) < 1]
         if not needy:
             return
         yield from needy if number % 2 == 0 else reversed(needy)
 
 
-def _silent(_: Progress) -> None:
-    pass
+def find_rate(
+    load_at: LoadAt, *, limit_ms: float, schedule: Schedule, seed: int, say: Say
+) -> Iterator[FoundRate]:
+    """Searches the highest rate of arrivals that keeps a latency limit; yields what is known after each trial.
 
-
-def _nothing_around(_: Contender) -> AbstractContextManager[object]:
-    return nullcontext()
-
-
-# The highest rate of arrivals that keeps a latency limit: searched by halving.
-_CLOSE = 0.03
-_MOST_TRIALS = 12
-_LEAST_ARRIVALS = 200
-_LONGEST_S = 60.0
-_LOWEST = 0.05
-
-LoadAt = Callable[[Scenario, int], Contender]
-
-
-def find_rate(load_at: LoadAt, *, limit_ms: float, plan: Plan, seed: int, say: Say) -> Iterator[FoundRate]:
-    """Tries rates below what a closed loop reaches, until they lie within 3% of each other; what is known after each.
+    Halves the range below what a closed loop reaches, until its ends lie within 3% of each other.
 
     Args:
         load_at: The contender of a scenario and a seed.
         limit_ms: What the 99th percentile may be, in milliseconds, from when a request was due.
-        plan: Each rate is tried for as long as that, and for 200 arrivals, but for a minute at most.
+        schedule: Each rate is tried for as long as that, and for 200 arrivals, but for a minute at most.
         seed: Of the arrivals; each trial has its own.
         say: Called after each trial.
     """
     offline = load_at(Scenario(name="offline"), seed)
-    warm_up(offline, plan)
-    capacity = offline.window(max(1.0, plan.seconds / 4)).images_per_s
+    warm_up(offline, schedule)
+    capacity = offline.window(max(1.0, schedule.seconds / 4)).images_per_s
     trials: list[Trial] = []
 
     def holds(rate: float) -> bool:
-        trial = _tried(load_at, rate, limit_ms=limit_ms, plan=plan, seed=seed + len(trials))
+        trial = _tried(load_at, rate, limit_ms=limit_ms, schedule=schedule, seed=seed + len(trials))
         trials.append(trial)
-        say(Progress(name=f"rate {rate:.4g}", share=len(trials) / _MOST_TRIALS, images_per_s=rate))
+        say(Reading(name=f"rate {rate:.4g}", share=len(trials) / _MOST_TRIALS, images_per_s=rate))
         return trial.held
 
     low, high = 0.0, capacity
@@ -267,9 +257,9 @@ def find_rate(load_at: LoadAt, *, limit_ms: float, plan: Plan, seed: int, say: S
         yield FoundRate(limit_ms=limit_ms, rate=low or None, trials=tuple(trials))
 
 
-def _tried(load_at: LoadAt, rate: float, *, limit_ms: float, plan: Plan, seed: int) -> Trial:
+def _tried(load_at: LoadAt, rate: float, *, limit_ms: float, schedule: Schedule, seed: int) -> Trial:
     scenario = dataclasses.replace(Scenario(name="server"), rate=rate)
-    seconds = min(max(plan.seconds, _LEAST_ARRIVALS / rate), max(plan.seconds, _LONGEST_S))
+    seconds = min(max(schedule.seconds, _LEAST_ARRIVALS / rate), max(schedule.seconds, _LONGEST_TRIAL_S))
     window = load_at(scenario, seed).window(seconds)
     latency = latency_of([query.latency_ms for query in window.queries])
     p99_ms = latency.p99 if latency is not None else None
@@ -277,13 +267,10 @@ def _tried(load_at: LoadAt, rate: float, *, limit_ms: float, plan: Plan, seed: i
     return Trial(rate=rate, p99_ms=p99_ms, held=held)
 
 
-# A fixed piece of work, done between the windows: how fast the machine itself is just then.
-_SIDE = 320
-_SECONDS = 0.03
-
-
 class Yardstick:
-    """Filters an image again and again, on as many threads as OpenCV has.
+    """A fixed piece of work, done between the windows: how fast the machine itself is just then.
+
+    Filters an image again and again, on as many threads as OpenCV has.
 
     Attributes:
         rates: Work a second, each time it was read.
@@ -292,14 +279,14 @@ class Yardstick:
     def __init__(self) -> None:
         self.rates: list[float] = []
         chance = np.random.default_rng(0)
-        self._image = chance.random((_SIDE, _SIDE, 3), np.float32)
+        self._image = chance.random((_YARDSTICK_SIDE, _YARDSTICK_SIDE, 3), np.float32)
         self._work()
 
     def read(self) -> None:
         """Works for 30 ms, and notes how fast."""
         start_s = now_s = time.perf_counter()
         done = 0
-        while now_s - start_s < _SECONDS:
+        while now_s - start_s < _YARDSTICK_S:
             self._work()
             done += 1
             now_s = time.perf_counter()

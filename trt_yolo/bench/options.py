@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from trt_yolo.backends.onnxruntime_providers import ProviderName
 from trt_yolo.bench.loads import Scenario
-from trt_yolo.bench.measure import Plan
+from trt_yolo.bench.measure import Schedule
 from trt_yolo.bench.peers.process import check_names
 from trt_yolo.bench.report import SCOPES
 from trt_yolo.bench.subject import Layout
 from trt_yolo.errors import InputError
-from trt_yolo.hardware.spin import Spin
-from trt_yolo.loader import GpuOptions
-from trt_yolo.media.decoders import DecoderName
+from trt_yolo.runtime.options import RuntimeOptions
 
 _MOST_SETTINGS = 64
 _UNITS_MS = {"ms": 1.0, "us": 1e-3, "s": 1e3}
@@ -30,8 +27,8 @@ class BenchOptions:
         models: Whatever names a model; None: the demo model.
         scenarios: Loads; none: `single-stream` and `offline` (`multi-stream` of a batch in a sweep).
         layouts: Settings, at least one; several make a sweep.
-        scopes: Of `result.SCOPES`.
-        plan: For how long, and how thoroughly.
+        scopes: Of `report.SCOPES`.
+        schedule: For how long, and how thoroughly.
         seed: Of arrivals, and of which worker is killed.
         find_rate: Whether to search the highest rate of `server` that holds.
         p99_ms: Limit of the 99th percentile, of `find_rate` and of a sweep.
@@ -48,7 +45,7 @@ class BenchOptions:
     scenarios: tuple[Scenario, ...] = ()
     layouts: tuple[Layout, ...] = (Layout(),)
     scopes: tuple[str, ...] = SCOPES
-    plan: Plan = field(default_factory=Plan)
+    schedule: Schedule = field(default_factory=Schedule)
     seed: int = 0
     find_rate: bool = False
     p99_ms: float | None = None
@@ -95,7 +92,7 @@ class BenchOptions:
             raise InputError(
                 f"--kill-worker-every {self.kill_every_s:g}; give seconds from 0.2 to 3600, such as 2"
             )
-        if any(layout.workers == 0 for layout in self.layouts):
+        if any(layout.runtime.workers == 0 for layout in self.layouts):
             raise InputError("--kill-worker-every needs worker processes; add --workers 2")
         if len(self.models) > 1 or len(self.layouts) > 1:
             raise InputError("--kill-worker-every takes one model and one setting")
@@ -122,14 +119,9 @@ def layouts_of(
     workers: Sequence[int],
     threads: Sequence[int | None],
     streams: Sequence[int | None],
-    decode_threads: int | None,
-    devices: tuple[int, ...],
-    graphs: bool,
-    provider: ProviderName = "auto",
-    spin: Spin = "auto",
-    decoder: DecoderName = "auto",
+    common: RuntimeOptions | None = None,
 ) -> tuple[Layout, ...]:
-    """Every combination, in the order of their options.
+    """Every combination, in the order of their options; the options that they have in common are `common`'s.
 
     Raises:
         InputError: Too many.
@@ -140,11 +132,13 @@ def layouts_of(
     return tuple(
         Layout(
             batch=batch,
-            workers=worker,
-            threads=thread,
-            decode_threads=decode_threads,
-            decoder=decoder,
-            gpu=GpuOptions(devices=devices, streams=stream, graphs=graphs, provider=provider, spin=spin),
+            runtime=replace(
+                common or RuntimeOptions(),
+                workers=worker,
+                threads=thread,
+                streams=stream,
+                slots=max(RuntimeOptions.slots, (stream or 1) + 2),
+            ),
         )
         for batch, worker, thread, stream in combined
     )

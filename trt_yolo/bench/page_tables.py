@@ -40,7 +40,7 @@ class Markup(str):
     """HTML that was made here: it is not escaped again."""
 
 
-class Row(NamedTuple):
+class _Row(NamedTuple):
     """A row of a table.
 
     Attributes:
@@ -57,7 +57,7 @@ def text(value: object) -> str:
     return value if isinstance(value, Markup) else escape(printable(value))
 
 
-def table(columns: Sequence[str], rows: Iterable[Row], *, numbers: int) -> str:
+def _table(columns: Sequence[str], rows: Iterable[_Row], *, numbers: int) -> str:
     """A table, without the columns in which no row says anything.
 
     Args:
@@ -98,7 +98,7 @@ def badge(word: str, kind: str = "") -> Markup:
     return Markup(f'<span class="badge {kind}">{text(word)}</span>')
 
 
-def scope_cell(name: str) -> Markup:
+def _scope_cell(name: str) -> Markup:
     """A scope with the dot of its colour; a peer with a grey one."""
     dot = f'<span class="dot {name if name in SCOPES else ""}"></span>'
     return Markup(f'<span class="scope">{dot}{text(name)}</span>')
@@ -114,7 +114,7 @@ def runs_table(report: Mapping[str, Any]) -> str:
     if report.get("best") is not None:
         return _sweep_table(report)
     columns, rows = _run_columns(), [row for run in report["runs"] for row in _run_rows(run)]
-    return table(columns, rows, numbers=len(columns) - 1) + _notes(rows, report)
+    return _table(columns, rows, numbers=len(columns) - 1) + _notes(rows, report)
 
 
 def _run_columns() -> list[str]:
@@ -131,14 +131,16 @@ def _run_columns() -> list[str]:
     ]
 
 
-def _run_rows(run: Mapping[str, Any]) -> Iterator[Row]:
+def _run_rows(run: Mapping[str, Any]) -> Iterator[_Row]:
     mark = badge("PARTIAL", "bad") if run.get("partial") else ""
-    yield Row([Markup(f"{mark}{text(run_title(run))}")])
+    yield _Row([Markup(f"{mark}{text(run_title(run))}")])
     for name, figures in run["scopes"].items():
         cut = badge("CUT", "bad") if figures["cut"] else ""
-        yield Row([Markup(f"{scope_cell(name)} {cut}"), *_figures(figures, run["ratios"].get(f"e2e/{name}"))])
+        yield _Row(
+            [Markup(f"{_scope_cell(name)} {cut}"), *_figures(figures, run["ratios"].get(f"e2e/{name}"))]
+        )
     for name, figures in run["peers"].items():
-        yield Row([scope_cell(f"peer {name}"), *_figures(figures, run["ratios"].get(f"e2e/{name}"))])
+        yield _Row([_scope_cell(f"peer {name}"), *_figures(figures, run["ratios"].get(f"e2e/{name}"))])
 
 
 def _figures(figures: Mapping[str, Any], ratio: Mapping[str, Any] | None) -> list[str]:
@@ -173,7 +175,7 @@ def _latency(figures: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _notes(rows: Iterable[Row], report: Mapping[str, Any]) -> str:
+def _notes(rows: Iterable[_Row], report: Mapping[str, Any]) -> str:
     """What the marks mean, those that are there."""
     cells = [cell for row in rows for cell in row.cells]
     lines = [
@@ -191,11 +193,11 @@ def _sweep_table(report: Mapping[str, Any]) -> str:
                "p50 ms", "p99", "best"]  # fmt: skip
     rows = [_setting_row(runs, report) for runs in by_setting(report["runs"])]
     if len({row.cells[0] for row in rows}) == 1:
-        rows = [Row(["", *row.cells[1:]], row.is_best) for row in rows]
-    return table(columns, rows, numbers=len(columns) - 1) + _notes(rows, report)
+        rows = [_Row(["", *row.cells[1:]], row.is_best) for row in rows]
+    return _table(columns, rows, numbers=len(columns) - 1) + _notes(rows, report)
 
 
-def _setting_row(runs: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) -> Row:
+def _setting_row(runs: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) -> _Row:
     """A setting: its throughput and its latency, from whichever loads show them."""
     setting, best = runs[0]["setting"], best_in(runs[0], report)
     rated, timed = rated_and_timed(runs)
@@ -215,7 +217,7 @@ def _setting_row(runs: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) -
         latency[2],
         ", ".join(best),
     ]
-    return Row(cells, is_best=bool(best))
+    return _Row(cells, is_best=bool(best))
 
 
 def everything_table(report: Mapping[str, Any]) -> str:
@@ -223,11 +225,11 @@ def everything_table(report: Mapping[str, Any]) -> str:
     columns = ["scope", "images/s", "95% interval", *_SHOWN.values(), "mean", "std", "min", "max", "images", "seconds",
                "windows", "spread", "warm-up s", "steady then"]  # fmt: skip
     rows = [row for run in report["runs"] for row in _whole_run(run)]
-    return table(columns, rows, numbers=len(columns) - 1)
+    return _table(columns, rows, numbers=len(columns) - 1)
 
 
-def _whole_run(run: Mapping[str, Any]) -> Iterator[Row]:
-    yield Row([run_title(run)])
+def _whole_run(run: Mapping[str, Any]) -> Iterator[_Row]:
+    yield _Row([run_title(run)])
     named = [*run["scopes"].items(), *((f"peer {name}", one) for name, one in run["peers"].items())]
     for name, figures in named:
         throughput, latency, warm_up = (
@@ -235,9 +237,9 @@ def _whole_run(run: Mapping[str, Any]) -> Iterator[Row]:
             figures["latency_ms"] or {},
             figures["warm_up"],
         )
-        yield Row(
+        yield _Row(
             [
-                scope_cell(name),
+                _scope_cell(name),
                 *_throughput(figures),
                 *_latency(figures),
                 *(ms_text(latency[one]) if latency else "" for one in ("mean", "std", "min", "max")),
@@ -258,21 +260,21 @@ def compared_table(compared: Sequence[Mapping[str, Any]], *, one: str = "first",
     """One thing beside another: how many times as fast, and what that says."""
     columns = [one, other, "load", "scope", "setting", "times as fast [95% interval]", f"{one} is"]
     rows = [
-        Row(
+        _Row(
             [
                 *(pair[name] for name in ("model", "other", "scenario")),
-                scope_cell(pair["scope"]),
+                _scope_cell(pair["scope"]),
                 pair["setting"] if len({each["setting"] for each in compared}) > 1 else "",
                 ratio_text(pair),
-                verdict(pair["verdict"]),
+                _verdict(pair["verdict"]),
             ]
         )
         for pair in compared
     ]
-    return table(columns, rows, numbers=2)
+    return _table(columns, rows, numbers=2)
 
 
-def verdict(word: str) -> Markup:
+def _verdict(word: str) -> Markup:
     """What a comparison says, so that what is worse is seen."""
     return badge(word, "good" if word in _GOOD else "bad" if word in _BAD else "quiet")
 
@@ -280,10 +282,10 @@ def verdict(word: str) -> Markup:
 def trials_table(found: Mapping[str, Any]) -> str:
     """The rates that were tried, in that order."""
     rows = [
-        Row([rate_text(trial["rate"]), ms_text(trial["p99_ms"]), "yes" if trial["held"] else "no"])
+        _Row([rate_text(trial["rate"]), ms_text(trial["p99_ms"]), "yes" if trial["held"] else "no"])
         for trial in found["trials"]
     ]
-    return table(["arrivals, images/s", "p99 ms", "held"], rows, numbers=3)
+    return _table(["arrivals, images/s", "p99 ms", "held"], rows, numbers=3)
 
 
 def recovery_table(recovery: Mapping[str, Any]) -> str:

@@ -16,9 +16,9 @@ import plotly.graph_objects as go
 from trt_yolo.bench.cells import printable, shortened
 
 SCOPE_COLOURS = {"e2e": "#0072B2", "infer": "#D55E00", "engine": "#009E73"}
-OTHER_COLOURS = ("#CC79A7", "#56B4E9", "#E69F00", "#8C8C8C", "#B8A800")
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-MARKS = ("circle", "square", "diamond", "triangle-up", "cross")
+_OTHER_COLOURS = ("#CC79A7", "#56B4E9", "#E69F00", "#8C8C8C", "#B8A800")
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+_MARKS = ("circle", "square", "diamond", "triangle-up", "cross")
 QUIET = "#8C8C8C"
 CLEAR = "rgba(0,0,0,0)"
 NAMED = "<extra>%{fullData.name}</extra>"
@@ -47,8 +47,8 @@ def label(text: object) -> str:
 
 def other_style(number: int) -> tuple[str, str]:
     """Colour and mark of a line that is no scope, by its number: the first 25 differ."""
-    rounds, at = divmod(number, len(OTHER_COLOURS))
-    return OTHER_COLOURS[at], MARKS[(at + rounds) % len(MARKS)]
+    rounds, at = divmod(number, len(_OTHER_COLOURS))
+    return _OTHER_COLOURS[at], _MARKS[(at + rounds) % len(_MARKS)]
 
 
 def see_through(colour: str, opacity: float) -> str:
@@ -114,7 +114,7 @@ def straight(*, x: Sequence[float], y: Sequence[float], name: str) -> Any:
 
 def dashes(names: Sequence[str]) -> dict[str, str]:
     """A dash for each name, the first one's solid; from the beginning again where there are more than dashes."""
-    return dict(zip(dict.fromkeys(names), itertools.cycle(DASHES), strict=False))
+    return dict(zip(dict.fromkeys(names), itertools.cycle(_DASHES), strict=False))
 
 
 def ends(interval: tuple[float, float] | None, middle: float) -> tuple[float | None, float | None]:

@@ -41,10 +41,10 @@ _SHOWN = ("p50", "p90", "p99", "p99_9")
 _TICKS = (0, 50, 75, 90, 95, 99, 99.9)
 _MOST_WATERFALLS = 8
 
-LATENCY = "Latency"
-OVER_TIME = "Over time"
-STAGES = "Where an image's time goes"
-RATES = "Rates tried"
+_LATENCY = "Latency"
+_OVER_TIME = "Over time"
+_STAGES = "Where an image's time goes"
+_RATES = "Rates tried"
 
 
 def plots_of(report: Mapping[str, Any]) -> Iterator[Plot]:
@@ -143,7 +143,7 @@ def _latencies(report: Mapping[str, Any]) -> Iterator[Plot]:
             "percentile", tickvals=[_tail(one) for one in _TICKS], ticktext=[f"{one:g}" for one in _TICKS]
         )
         figure = drawn(traces, height=380, x=x, y=axis("latency, ms", **scale(values)))
-        yield Plot(LATENCY, load, figure)
+        yield Plot(_LATENCY, load, figure)
 
 
 def _tail(percent: float) -> float:
@@ -206,7 +206,7 @@ def _timeline(title: str, unit: str, by_curve: Sequence[tuple[_Curve, list[Any]]
     room = max(0.15 * (high - low), 0.05 * high)  # less than 5% is no drift, and must not look like one
     y = axis(unit, range=[max(0.0, low - room), high + room])
     traces += _legend([curve for curve, its_traces in by_curve if its_traces])
-    yield Plot(OVER_TIME, title, drawn(traces, height=320, x=axis("seconds since the first window"), y=y))
+    yield Plot(_OVER_TIME, title, drawn(traces, height=320, x=axis("seconds since the first window"), y=y))
 
 
 def _rates_over_time(curve: _Curve) -> Iterator[Any]:
@@ -259,7 +259,7 @@ def _waterfalls(report: Mapping[str, Any]) -> Iterator[Plot]:
     for run, title in list(zip(runs, titles, strict=True))[:_MOST_WATERFALLS]:
         stages_ms = {name: value for name, value in run["scopes"]["e2e"]["stages_ms"].items() if value}
         if stages_ms:
-            yield Plot(STAGES, title or run_title(run), _waterfall(stages_ms))
+            yield Plot(_STAGES, title or run_title(run), _waterfall(stages_ms))
 
 
 def _waterfall(stages_ms: Mapping[str, float]) -> dict[str, Any]:
@@ -289,7 +289,7 @@ def _rates(report: Mapping[str, Any]) -> Iterator[Plot]:
     for run in report["runs"]:
         found = run.get("find_rate")
         if found and any(trial["p99_ms"] is not None for trial in found["trials"]):
-            yield Plot(RATES, run_title(run) if len(report["runs"]) > 1 else "", _trials(found))
+            yield Plot(_RATES, run_title(run) if len(report["runs"]) > 1 else "", _trials(found))
 
 
 def _trials(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,9 +37,9 @@ from trt_yolo.bench.plot_parts import (
     straight,
 )
 
-SWEEP = "Settings"
-ENGINE = "Beside the bare engine"
-PEERS = "Beside peers"
+_SWEEP = "Settings"
+_ENGINE = "Beside the bare engine"
+_PEERS = "Beside peers"
 
 _VARIED = ("model", "batch", "workers", "streams", "threads")
 _FEW = 12  # points or rows that all have room for their names
@@ -76,10 +76,10 @@ def sweep(report: Mapping[str, Any]) -> Iterator[Plot]:
     varied = _varied([point.at for point in points])
     if not varied or varied[0] == "model":
         return
-    yield Plot(SWEEP, f"throughput by {varied[0]}", _throughputs(points, varied))
+    yield Plot(_SWEEP, f"throughput by {varied[0]}", _throughputs(points, varied))
     if sum(point.p99_ms is not None for point in points) > 1:
         limit_ms = (report.get("best") or {}).get("limit_ms")
-        yield Plot(SWEEP, "latency and throughput", _trade(points, varied, limit_ms))
+        yield Plot(_SWEEP, "latency and throughput", _trade(points, varied, limit_ms))
 
 
 def _points(report: Mapping[str, Any]) -> Iterator[_Point]:
@@ -269,7 +269,7 @@ def beside_engine(report: Mapping[str, Any]) -> Iterator[Plot]:
             reach += [end for one in found for end in (one.ratio["ratio"], *(interval_of(one.ratio) or ()))]
     low = 0.0 if min(reach) < _SMALL else min(reach) - 0.08
     x = axis("share of the engine's images/s", range=[low, max(reach) + 0.05])
-    yield Plot(ENGINE, "", _rows(traces, rows, one="bare engine", x=x))
+    yield Plot(_ENGINE, "", _rows(traces, rows, one="bare engine", x=x))
 
 
 def _telling_runs(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -310,7 +310,7 @@ def beside_peers(report: Mapping[str, Any]) -> Iterator[Plot]:
         "times as fast as the peer", type="log", range=[math.log10(low / 1.6), math.log10(high * 1.6)],
         tickvals=_TIMES, ticktext=[f"{times:g}" for times in _TIMES],
     )  # fmt: skip
-    yield Plot(PEERS, "", _rows(traces, rows, one="as fast as the peer", x=x))
+    yield Plot(_PEERS, "", _rows(traces, rows, one="as fast as the peer", x=x))
 
 
 def _dots(found: Sequence[_Ratio], *, name: str, colour: str) -> Any:

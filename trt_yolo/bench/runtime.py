@@ -32,7 +32,7 @@ from trt_yolo.bench.scope_engine import bare_calls
 from trt_yolo.media.images import decode_image
 from trt_yolo.runtime.job import Job, Thresholds, detections_of_batch
 from trt_yolo.runtime.model import Model
-from trt_yolo.runtime.options import PoolOptions
+from trt_yolo.runtime.options import RuntimeOptions
 from trt_yolo.runtime.pool import Pool
 from trt_yolo.runtime.process import RingOptions
 from trt_yolo.runtime.ring import Ring
@@ -53,8 +53,7 @@ _CALLS = 200
 _MEMORY_STEP = 250
 _PARTS_S = 0.5
 
-Progress = Callable[[str], None]
-"""Called with what is being measured now."""
+OnStart = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,15 +130,18 @@ def null_model(batch: int, *, workers: int) -> Model:
     """A runtime around the null backend."""
     factory = "trt_yolo.backends.null:null_from_manifest"
     spec = BackendSpec(factory=factory, options={"manifest": null_manifest(batch).to_json()})
-    return Model(Pool(spec, PoolOptions(workers=workers, slots=SLOTS)))
+    return Model(Pool(spec, RuntimeOptions(workers=workers, slots=SLOTS)))
 
 
-def bench_ring(progress: Progress | None = None) -> RingCost:
-    """Measures the ring by itself. Takes about a minute."""
-    say = progress or _silent
+def bench_ring(on_start: OnStart = lambda _: None) -> RingCost:
+    """Measures the ring by itself. Takes about a minute.
+
+    Args:
+        on_start: Called with what is measured next.
+    """
     frames = [np.full((IMGSZ, IMGSZ, 3), number, np.uint8) for number in range(_FRAMES)]
     rates: dict[str, list[float]] = {"ring": [], "copy": [], "queue": []}
-    say("the ring, a bare copy, a queue")
+    on_start("the ring, a bare copy, a queue")
     with (
         null_model(RING_BATCH, workers=1) as model,
         PeerProcess("queue", PeerOptions(imgsz=[IMGSZ, IMGSZ])) as peer,
@@ -150,9 +152,9 @@ def bench_ring(progress: Progress | None = None) -> RingCost:
             rates["copy"].append(copy())
             rates["queue"].append(peer.window(_QUEUE_S).images_per_s)
         shared_memory = model.stats().shared_memory_bytes
-        say("memory")
+        on_start("memory")
         slope, growth = _rss_slope(model, frames)
-    say("latency")
+    on_start("latency")
     added_ms, plain_ms = _latencies(frames)
     return RingCost(
         frames_per_s=float(np.median(rates["ring"])),
@@ -175,7 +177,7 @@ def bench_end_to_end(
     *,
     weights: Path | None,
     seconds: float,
-    progress: Progress | None = None,
+    on_start: OnStart = lambda _: None,
 ) -> EndToEnd:
     """Measures a model beside what limits it, and beside its peers where Ultralytics is installed.
 
@@ -185,12 +187,11 @@ def bench_end_to_end(
         paths: Readable image files, taken round and round.
         weights: The checkpoint, for the peers; None: without them.
         seconds: For all windows together, roughly.
-        progress: Called with what is being measured now.
+        on_start: Called with what is measured next.
 
     Raises:
         BackendError: A peer has ended.
     """
-    say = progress or _silent
     workers = max(1, model.workers)
     options = PeerOptions(
         imgsz=list(model.manifest.imgsz_hw),
@@ -205,13 +206,13 @@ def bench_end_to_end(
         for name in ("ultralytics", "seed"):
             if why_not(name, weights=weights) is not None:
                 continue
-            say(f"starting {name}")
+            on_start(f"starting {name}")
             peers[name] = stack.enter_context(PeerProcess(name, options))
         ours = FilesToDetections(model, paths, Scenario(name="offline"))
         window_s = seconds / _WINDOWS / (2 + len(peers))
         ours.window(_PARTS_S)
         for window in range(_WINDOWS):
-            say(f"images, window {window + 1} of {_WINDOWS}")
+            on_start(f"images, window {window + 1} of {_WINDOWS}")
             rates["ours"].append(ours.window(window_s).images_per_s)
             rates["limit"].append(workers / _parts_s(bare, paths, window_s))
             for name, peer in peers.items():
@@ -342,7 +343,3 @@ def _parts_s(bare: Backend, paths: Sequence[Path], seconds: float) -> float:
 
 def _median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return float(np.median(np.array(ours) / np.array(theirs)))
-
-
-def _silent(_: str) -> None:
-    pass

@@ -42,7 +42,6 @@ class FilesToDetections:
         seed: Of arrivals.
         name: What it is called in results.
         tolerates: Whether images may fail, as they do when workers are killed: errors are counted then.
-        clock: Tells the time of answers, in seconds.
     """
 
     def __init__(
@@ -54,13 +53,12 @@ class FilesToDetections:
         seed: int = 0,
         name: str = "e2e",
         tolerates: bool = False,
-        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.name = name
         self.is_continuous = scenario.is_open
         self._model, self._scenario, self._seed = model, scenario, seed
         self._files = itertools.cycle(paths)
-        self._tolerates, self._clock = tolerates, clock
+        self._tolerates = tolerates
         self._frames: list[npt.NDArray[np.uint8]] = []
         if scenario.name == "cameras":
             self._frames = [read_image(path) for path in paths[:_CAMERA_IMAGES]]
@@ -106,9 +104,7 @@ class FilesToDetections:
 
     def _offline(self, seconds: float) -> Window:
         """A stream of files that keeps all workers busy; every one of them must come back, once."""
-        flow = Flow(
-            seconds, round_images=max(1, self._model.workers) * self._model.max_batch, clock=self._clock
-        )
+        flow = Flow(seconds, round_images=max(1, self._model.workers) * self._model.max_batch)
         offered = errors = answered = 0
         came: set[int] = set()
 

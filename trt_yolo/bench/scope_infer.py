@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import select
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -23,11 +23,10 @@ from trt_yolo.bench.flow import Flow
 from trt_yolo.bench.loads import Scenario, closed_loop
 from trt_yolo.bench.window import Window
 from trt_yolo.errors import BackendError, TrtYoloError, WorkerError
-from trt_yolo.hardware.cores import share_cores, usable_cpus
 from trt_yolo.runtime.inline import WorkerThread
 from trt_yolo.runtime.ipc import SPIN_S, give_way
 from trt_yolo.runtime.job import StageTimes, Thresholds
-from trt_yolo.runtime.options import PoolOptions
+from trt_yolo.runtime.options import RuntimeOptions
 from trt_yolo.runtime.process import RingOptions, Worker, WorkerGone, WorkerProcess
 from trt_yolo.runtime.ring import Answer, Slot, Task
 from trt_yolo.runtime.worker import BackendSpec, WorkerSpec
@@ -54,9 +53,9 @@ class FullSlots:
         TrtYoloError: The worker's own error, where it cannot start.
     """
 
-    def __init__(self, spec: BackendSpec, options: PoolOptions, frames: npt.NDArray[np.uint8]) -> None:
+    def __init__(self, spec: BackendSpec, options: RuntimeOptions, frames: npt.NDArray[np.uint8]) -> None:
         self.posts: list[Post] = []
-        shares = share_cores(usable_cpus(), max(1, options.workers), options.threads)
+        shares = options.shares()
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
             for number, (cores, threads) in enumerate(shares):
@@ -90,16 +89,13 @@ class SlotToSlot:
     Args:
         slots: The workers.
         scenario: `single-stream` and `multi-stream` as they are; all others as `offline`.
-        clock: Tells the time of answers, in seconds.
     """
 
     name = "infer"
     is_continuous = False
 
-    def __init__(
-        self, slots: FullSlots, scenario: Scenario, *, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
-        self._posts, self._scenario, self._clock = slots.posts, scenario, clock
+    def __init__(self, slots: FullSlots, scenario: Scenario) -> None:
+        self._posts, self._scenario = slots.posts, scenario
 
     def window(self, seconds: float) -> Window:
         """See `Contender`.
@@ -129,7 +125,7 @@ class SlotToSlot:
 
     def _flow(self, seconds: float) -> Window:
         """All slots of all workers under way, again and again."""
-        flow = Flow(seconds, round_images=len(self._posts) * self._posts[0].batch, clock=self._clock)
+        flow = Flow(seconds, round_images=len(self._posts) * self._posts[0].batch)
         seen: list[tuple[Answer, Task]] = []
         while True:
             is_over = flow.is_over
@@ -176,7 +172,7 @@ class Post:
         batch: Frames of a full slot.
     """
 
-    def __init__(self, spec: WorkerSpec, options: PoolOptions) -> None:
+    def __init__(self, spec: WorkerSpec, options: RuntimeOptions) -> None:
         ring = RingOptions(slots=options.slots, max_batch=options.max_batch)
         make = WorkerProcess if options.workers else WorkerThread
         self.worker: Worker = make(spec, ring=ring)
@@ -198,18 +194,18 @@ class Post:
         while not self.worker.is_ready:
             if not poll.poll(max(0.0, until_s - time.monotonic()) * 1e3):
                 raise WorkerError(f"a worker of the bench was not ready after {timeout_s:g} s")
-            self._hear()
+            self._receive()
 
     def check(self) -> None:
         """Raises BackendError if the worker has ended."""
         poll = select.poll()
         poll.register(self.worker, select.POLLIN)
         if poll.poll(0):
-            self._hear()
+            self._receive()
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         try:
-            self.worker.hear()
+            self.worker.receive()
         except WorkerGone as gone:
             raise _as_ours(gone) from gone
 
@@ -234,7 +230,7 @@ class Post:
         task = Task(self._sequence, frames, self._thresholds.conf, self._thresholds.iou, time.monotonic_ns())
         slot.publish(task)
         self.under_way[slot.index] = slot, task
-        self.worker.notify()
+        self.worker.ready.signal()
         return True
 
     def answers(self) -> list[tuple[Answer, Task]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -29,11 +29,10 @@ from trt_yolo.bench.scope_engine import BareEngine, measured_parts
 from trt_yolo.bench.scope_infer import FullSlots, SlotToSlot
 from trt_yolo.bench.window import Contender
 from trt_yolo.errors import InputError
-from trt_yolo.hardware.cores import default_decode_threads, share_cores, usable_cpus
-from trt_yolo.loader import MOST_STREAMS, GpuOptions, backend_spec, check_counts
-from trt_yolo.media.decoders import DecoderName, check_decoder
+from trt_yolo.hardware.cores import default_decode_threads, usable_cpus
+from trt_yolo.loader import backend_spec
 from trt_yolo.runtime.model import Model
-from trt_yolo.runtime.options import PoolOptions
+from trt_yolo.runtime.options import RuntimeOptions
 from trt_yolo.runtime.pool import Pool
 from trt_yolo.runtime.worker import BackendSpec
 
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _FRAMES = 16
-_SLOTS = 4
 _RESTARTS = 100_000
 
 
@@ -51,27 +49,11 @@ class Layout:
 
     Attributes:
         batch: The most images a batch; None: the smallest that the model takes.
-        workers: Worker processes; 0: in this process.
-        threads: CPU threads of one inference; None divides the cores among the workers.
-        decode_threads: Threads that decode and letterbox; None chooses by the number of cores.
-        decoder: What decodes image files, as `trt_yolo.load` has it.
-        gpu: How it runs on a GPU.
-
-    Raises:
-        InputError: A number that cannot be, or no such decoder.
-        MissingDependencyError: The decoder `gpu`, and there is none.
+        runtime: The options of `trt_yolo.load`.
     """
 
     batch: int | None = None
-    workers: int = 0
-    threads: int | None = None
-    decode_threads: int | None = None
-    decoder: DecoderName = "auto"
-    gpu: GpuOptions = field(default_factory=GpuOptions)
-
-    def __post_init__(self) -> None:
-        check_counts(workers=self.workers, threads=self.threads, decode_threads=self.decode_threads)
-        check_decoder(self.decoder)
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
 
 
 class Subject:
@@ -93,8 +75,8 @@ class Subject:
             raise InputError("no image to measure with; give a folder of images with --data")
         self.name, self.spec, self.layout, self.paths = name, spec, layout, paths
         self._stack = contextlib.ExitStack()
-        self.workers = layout.workers * len(layout.gpu.devices)
-        self._shares = share_cores(usable_cpus(), max(1, self.workers), layout.threads)
+        self.workers = layout.runtime.all_workers
+        self._shares = layout.runtime.shares()
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
             first = self._backend(0)
@@ -119,29 +101,19 @@ class Subject:
     @property
     def setting(self) -> Setting:
         """How it is laid out, with what was chosen."""
-        gpu = self.layout.gpu
         return Setting(
             batch=self.batch,
             workers=self.workers,
             threads=self._shares[0][1],
             decode_threads=self.options.decode_threads or default_decode_threads(usable_cpus().count),
             streams=getattr(self._backends[0], "at_once", None) if self.spec.devices else None,
-            devices=gpu.devices if self.spec.devices else (),
+            devices=self.spec.devices,
         )
 
     @functools.cached_property
-    def options(self) -> PoolOptions:
+    def options(self) -> RuntimeOptions:
         """The runtime's."""
-        streams = self.layout.gpu.streams or 1
-        return PoolOptions(
-            workers=self.workers,
-            threads=self.layout.threads,
-            decode_threads=self.layout.decode_threads,
-            decoder=self.layout.decoder,
-            slots=max(_SLOTS, streams + 2),
-            max_batch=self.batch,
-            max_restarts=_RESTARTS,
-        )
+        return replace(self.layout.runtime, max_batch=self.batch, max_restarts=_RESTARTS)
 
     @functools.cached_property
     def facts(self) -> ModelFacts:
@@ -176,7 +148,7 @@ class Subject:
         return measured_parts(self._backends[0], self.frames, self.batch)
 
     def contender(self, scope: str, scenario: Scenario, *, seed: int) -> Contender:
-        """What is measured in a scope, under a load; see `result.SCOPES`."""
+        """What is measured in a scope, under a load; see `report.SCOPES`."""
         if scope == "e2e":
             return FilesToDetections(self.model, self.paths, scenario, seed=seed)
         if scope == "infer":
@@ -189,7 +161,7 @@ class Subject:
 
     def _sessions(self) -> Sequence[Backend]:
         """As many bare backends as run at once: one for each worker on a CPU, for each GPU else."""
-        count = len(self.layout.gpu.devices) if self.spec.devices else max(1, self.workers)
+        count = len(self.spec.devices) or max(1, self.workers)
         while len(self._backends) < count:
             self._backends.append(self._backend(len(self._backends)))
         return self._backends
@@ -205,7 +177,4 @@ def open_subject(model: str | None, layout: Layout, paths: Sequence[Path], name:
     Raises:
         TrtYoloError: As `trt_yolo.load`.
     """
-    gpu = layout.gpu
-    gpu.check(model, workers=layout.workers, slots=MOST_STREAMS + 2)
-    spec = backend_spec(model, gpu=gpu, workers=layout.workers, threads=layout.threads)
-    return Subject(name, spec, layout, paths)
+    return Subject(name, backend_spec(model, layout.runtime), layout, paths)

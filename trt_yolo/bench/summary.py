@@ -16,7 +16,7 @@ from trt_yolo.bench.loads import Scenario
 from trt_yolo.bench.report import Best, Compared, FoundRate, ModelFacts, Recovery, Run, Setting
 from trt_yolo.bench.statistics import Ratio, ratio_of, unpaired_ratio
 from trt_yolo.bench.window import Window
-from trt_yolo.hardware.nvml import PowerMeter
+from trt_yolo.hardware.power import PowerMeter
 
 PEER = "peer:"
 """What the names of peers begin with, among those of scopes."""

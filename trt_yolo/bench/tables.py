@@ -23,7 +23,7 @@ _STAGES = tuple(field.name for field in dataclasses.fields(Stages))
 _SHOWN = ("p50", "p90", "p99", "p99_9")
 
 
-class Table(NamedTuple):
+class _Table(NamedTuple):
     """A table for a person.
 
     Attributes:
@@ -39,7 +39,7 @@ class Table(NamedTuple):
     numbers: int
 
 
-def tables_of(report: Report) -> Iterator[Table]:
+def tables_of(report: Report) -> Iterator[_Table]:
     """What a person wants to see, in that order."""
     if report.best is not None:
         yield _sweep(report)
@@ -57,7 +57,7 @@ def tables_of(report: Report) -> Iterator[Table]:
     yield from (_trials(run) for run in report.runs if run.find_rate is not None)
 
 
-def title_of(run: Run) -> str:
+def _title_of(run: Run) -> str:
     """Which load, which model, and how it was laid out."""
     model = run.model
     accuracy = f", mAP50-95 {model.map50_95:.4f}" if model.map50_95 is not None else ""
@@ -69,7 +69,7 @@ def title_of(run: Run) -> str:
     )
 
 
-def _figures(run: Run) -> Table:
+def _figures(run: Run) -> _Table:
     names = [*run.scopes.items(), *((f"peer {name}", one) for name, one in run.peers.items())]
     has_latency = any(figures.latency_ms is not None for _, figures in names)
     rows = [
@@ -79,7 +79,7 @@ def _figures(run: Run) -> Table:
     share = "load / capacity" if run.scenario["name"] in ("server", "cameras") else "e2e / this"
     latency = ["p50 ms", "p90", "p99", "p99.9"] if has_latency else []
     columns = ["scope", "images/s", "95%", *latency, share]
-    return Table(title_of(run), columns, rows, len(columns) - 1)
+    return _Table(_title_of(run), columns, rows, len(columns) - 1)
 
 
 def _throughput(figures: Figures) -> list[str]:
@@ -100,10 +100,10 @@ def _latency(figures: Figures) -> list[str]:
 
 def _share(run: Run, name: str) -> str:
     found = run.ratios.get(f"e2e/{name.removeprefix('peer ')}")
-    return ratio_text(found) if found is not None else ""
+    return _ratio_text(found) if found is not None else ""
 
 
-def ratio_text(ratio: Ratio) -> str:
+def _ratio_text(ratio: Ratio) -> str:
     """A ratio with its interval, where it has one; no result where it cannot be."""
     has_interval = ratio.low > 0 and ratio.high < 1e6
     text = f"{ratio.ratio:.2f}" + (f" [{ratio.low:.2f}, {ratio.high:.2f}]" if has_interval else "")
@@ -122,11 +122,11 @@ def notes_of(report: Report) -> Iterator[str]:
         yield from (f"besides: {line}" for line in report.baseline.notes)
 
 
-def _stages(rows: Sequence[Sequence[str]]) -> Table:
+def _stages(rows: Sequence[Sequence[str]]) -> _Table:
     """Without the stages that take no time anywhere, as copies on a CPU."""
     heads = ["load", "setting", *(name.replace("_", " ") for name in _STAGES)]
     kept = [at for at in range(len(heads)) if at < 2 or any(row[at] != "0.00" for row in rows)]
-    return Table(
+    return _Table(
         "where an image's time goes in e2e, mean, ms",
         [heads[at] for at in kept],
         [[row[at] for at in kept] for row in rows],
@@ -146,7 +146,7 @@ def _stage_rows(run: Run, report: Report) -> Iterator[list[str]]:
     ]
 
 
-def _sweep(report: Report) -> Table:
+def _sweep(report: Report) -> _Table:
     """A row for each setting: its throughput, and the latency of its queries."""
     best = report.best
     assert best is not None
@@ -169,7 +169,7 @@ def _sweep(report: Report) -> Table:
     kind = "threads" if first.setting.streams is None else "streams"
     columns = ["batch", "workers", kind, "images/s", "95%", "e2e / engine", "p50 ms", "p99", "best"]
     loads = ", ".join(dict.fromkeys(str(run.scenario["name"]) for run in report.runs))
-    return Table(f"sweep of {first.model.name}, {loads}: every setting twice, in turn", columns, rows, 9)
+    return _Table(f"sweep of {first.model.name}, {loads}: every setting twice, in turn", columns, rows, 9)
 
 
 def _of_setting(runs: Sequence[Run]) -> list[str]:
@@ -190,15 +190,15 @@ def _by_setting(runs: Sequence[Run]) -> list[list[Run]]:
     return list(groups.values())
 
 
-def _comparison(title: str, compared: Sequence[Compared]) -> Table:
+def _comparison(title: str, compared: Sequence[Compared]) -> _Table:
     rows = [
-        [one.model, one.other, one.scenario, one.scope, ratio_text(one.ratio), one.verdict]
+        [one.model, one.other, one.scenario, one.scope, _ratio_text(one.ratio), one.verdict]
         for one in compared
     ]
-    return Table(title, ["first", "other", "load", "scope", "ratio [95% interval]", "it is"], rows, 2)
+    return _Table(title, ["first", "other", "load", "scope", "ratio [95% interval]", "it is"], rows, 2)
 
 
-def _trials(run: Run) -> Table:
+def _trials(run: Run) -> _Table:
     found = run.find_rate
     assert found is not None
     rows = [
@@ -209,7 +209,7 @@ def _trials(run: Run) -> Table:
         ]
         for trial in found.trials
     ]
-    return Table(f"rates tried, p99 at most {found.limit_ms:g} ms", ["images/s", "p99 ms", "held"], rows, 3)
+    return _Table(f"rates tried, p99 at most {found.limit_ms:g} ms", ["images/s", "p99 ms", "held"], rows, 3)
 
 
 def write_csv(path: Path, report: Report) -> None:

@@ -19,17 +19,6 @@ from pathlib import Path
 import onnx
 
 from trt_yolo.artifacts.files import check_writable, file_sha256, write_together
-from trt_yolo.build.process import BuildRequest, Built, Progress, run_build
-from trt_yolo.hardware.gpus import Device, cuda_version, devices, platform_name
-from trt_yolo.engine.library import chosen_family, installed_version
-from trt_yolo.engine.options import EngineOptions, check_dla, check_profile
-from trt_yolo.engine.plan import Family, failed_log_path, log_path, manifest_path, plan_file
-from trt_yolo.build.self_test import SelfTest, check_engine
-from trt_yolo.engine.store import locked, manifest_of, part_path, publish, write_durably
-from trt_yolo.errors import ExportError, InputError, TrtYoloError
-from trt_yolo.graph.writer import dimensions
-from trt_yolo.graph.onnx_file import parsed_model
-from trt_yolo.system.interruption import uninterrupted
 from trt_yolo.artifacts.manifest import (
     METADATA_KEY,
     EngineFacts,
@@ -38,10 +27,22 @@ from trt_yolo.artifacts.manifest import (
     manifest_from_ultralytics,
 )
 from trt_yolo.artifacts.shapes import BatchRange
+from trt_yolo.build.process import BuildRequest, Built, run_build
+from trt_yolo.build.self_test import SelfTest, check_engine
+from trt_yolo.engine.library import chosen_family, installed_version
+from trt_yolo.engine.options import EngineOptions, check_dla, check_profile
+from trt_yolo.engine.plan import Family, failed_log_path, log_path, manifest_path, plan_file
+from trt_yolo.engine.store import locked, manifest_of, part_path, publish, write_durably
+from trt_yolo.errors import ExportError, InputError, TrtYoloError
+from trt_yolo.graph.onnx_file import parsed_model
+from trt_yolo.graph.writer import dimensions
+from trt_yolo.hardware.gpus import Device, cuda_version, devices, platform_name
+from trt_yolo.system.interruption import uninterrupted
+from trt_yolo.system.progress import Progress, no_progress
 from trt_yolo.version import __version__
 
 _MOST_NAME = 255  # bytes, of nearly every file system
-PORTABLE = ("8.0+",)  # what TensorRT for RTX builds for where nobody says: those of RTX_CAPABILITIES
+_PORTABLE = ("8.0+",)  # what TensorRT for RTX builds for where nobody says: those of RTX_CAPABILITIES
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def engine_from_onnx(
     unless: Callable[[], bool] | None = None,
     options: EngineOptions | None = None,
     check: bool = True,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> EngineReport:
     """Builds the engine of an ONNX file.
 
@@ -264,4 +265,4 @@ def _described(manifest: Manifest, request: BuildRequest, built: Built, gpus: li
 def _capabilities(request: BuildRequest, gpus: list[Device]) -> tuple[str, ...]:
     if request.family == "tensorrt":
         return (gpus[0].compute_capability,)
-    return request.options.compute_capability or PORTABLE
+    return request.options.compute_capability or _PORTABLE

@@ -1,8 +1,8 @@
 """From an ONNX file to a plan, with whichever TensorRT is there.
 
 Enters: a path, options, a profile. Leaves: the plan's bytes. Precision is the ONNX's own: networks are strongly
-typed, the builder gets no precision flags. Runs in a process of its own (`build_process.py`): builders write to
-stderr as they like, keep memory, and may crash. What TensorRT logs goes to `report`.
+typed, the builder gets no precision flags. Runs in a process of its own (`process.py`): builders write to stderr as
+they like, keep memory, and may crash.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from trt_yolo.engine.library import Library
 from trt_yolo.engine.log import INFO, Log, in_one_line, started_builder
 from trt_yolo.engine.options import EngineOptions
 from trt_yolo.errors import ExportError, InputError
+from trt_yolo.system.progress import Progress
 
 if TYPE_CHECKING:
     import tensorrt
 
-Report = Callable[[str, Any], bool]
-"""Called with `log` and (severity, text), or `progress` and (fraction, phase); False stops the build."""
+_Say = Callable[[str, str], None]
+"""Called with the name of a severity, and a line of TensorRT's log."""
 
+STEPS = 1000  # of a build, whatever phases it has
 _SEVERITIES = ("fatal", "error", "warning", "info", "verbose")
 
 
@@ -34,7 +36,9 @@ def build_plan(
     *,
     profile: tuple[int, int, int],
     imgsz_hw: tuple[int, int],
-    report: Report,
+    say: _Say,
+    progress: Progress,
+    is_wanted: Callable[[], bool],
 ) -> bytes:
     """The plan of an ONNX file.
 
@@ -44,7 +48,9 @@ def build_plan(
         options: What to ask of it; already checked against it.
         profile: Smallest, best and largest batch, where the graph's is dynamic.
         imgsz_hw: Height and width, where the graph's are dynamic.
-        report: Told what TensorRT says and how far it is.
+        say: Told what TensorRT logs.
+        progress: Told the phase, and how far the whole build is.
+        is_wanted: Asked after each step; where nobody wants the plan any more, the build stops.
 
     Raises:
         InputError: The graph does not parse, or this machine lacks what was asked for.
@@ -53,7 +59,7 @@ def build_plan(
         MissingDependencyError: It is the lean runtime, which builds nothing.
     """
     trt = library.trt
-    log = Log(library, _told(options, report))
+    log = Log(library, _told(options, say))
     builder = started_builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log.logger)
@@ -61,11 +67,11 @@ def build_plan(
         problems = [_problem(parser.get_error(index)) for index in range(parser.num_errors)]
         raise InputError(f"{library.family} {library.version} does not take {onnx}: {in_one_line(problems)}")
     config = builder.create_builder_config()
-    monitor = _monitor(library, report)
+    monitor = _monitor(library, progress, is_wanted)
     config.progress_monitor = monitor
     _configure(library, builder, config, options)
     _add_profile(library, builder, network, config, profile, imgsz_hw)
-    cache = _timing_cache(config, options, report)
+    cache = _timing_cache(config, options, say)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         hint = (
@@ -75,7 +81,7 @@ def build_plan(
             f"{library.family} {library.version} does not build {onnx}: {in_one_line(log.errors)}{hint}"
         )
     if cache is not None:
-        _keep_timing_cache(config, cache, report)
+        _keep_timing_cache(config, cache, say)
     return bytes(plan)
 
 
@@ -85,40 +91,43 @@ def _problem(error: tensorrt.ParserError) -> str:
     return f"{error.desc()} ({node})" if node else str(error.desc())
 
 
-def _told(options: EngineOptions, report: Report) -> Callable[[int, str], None]:
+def _told(options: EngineOptions, say: _Say) -> Callable[[int, str], None]:
     """Passes on what is not too fine, with the severity's name."""
     finest = len(_SEVERITIES) if options.verbose else INFO
 
     def told(severity: int, text: str) -> None:
         if severity <= finest:
-            report("log", (_SEVERITIES[min(severity, len(_SEVERITIES) - 1)], text))
+            say(_SEVERITIES[min(severity, len(_SEVERITIES) - 1)], text)
 
     return told
 
 
-def _monitor(library: Library, report: Report) -> tensorrt.IProgressMonitor:
+def _monitor(
+    library: Library, progress: Progress, is_wanted: Callable[[], bool]
+) -> tensorrt.IProgressMonitor:
     """Tells one fraction of all phases, which TensorRT nests and runs on threads of its own."""
     trt = library.trt
-    progress = PhaseProgress()
+    phases = Phases()
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined, unused-ignore]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
 
         def phase_start(self, phase_name: str, parent_phase: str, num_steps: int) -> None:
-            progress.start(phase_name, parent_phase, num_steps)
+            phases.start(phase_name, parent_phase, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            progress.step(phase_name, step)
-            return report("progress", (progress.fraction(), phase_name))
+            phases.step(phase_name, step)
+            progress(phase_name, int(phases.fraction() * STEPS), STEPS)
+            return is_wanted()
 
         def phase_finish(self, phase_name: str) -> None:
-            progress.finish(phase_name)
+            phases.finish(phase_name)
 
     return Monitor()
 
 
-class PhaseProgress:
+class Phases:
     """How far a build is, of phases that contain phases. Any thread may call."""
 
     def __init__(self) -> None:
@@ -254,7 +263,7 @@ def _sized(shape: Sequence[int], batch: int, imgsz_hw: tuple[int, int]) -> list[
     return [size if size != -1 else batch if axis == 0 else sides.pop(0) for axis, size in enumerate(shape)]
 
 
-def _timing_cache(config: tensorrt.IBuilderConfig, options: EngineOptions, report: Report) -> Path | None:
+def _timing_cache(config: tensorrt.IBuilderConfig, options: EngineOptions, say: _Say) -> Path | None:
     """The file of the timing cache, its content given to the builder."""
     path = options.timing_cache
     if path is None:
@@ -265,7 +274,7 @@ def _timing_cache(config: tensorrt.IBuilderConfig, options: EngineOptions, repor
         content = b""
     cache = config.create_timing_cache(content)
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
-        report("log", ("warning", f"{path} is of another TensorRT or GPU; it is written anew"))
+        say("warning", f"{path} is of another TensorRT or GPU; it is written anew")
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
     return path
 
@@ -275,10 +284,10 @@ def timing_cache_part(path: Path, process: int) -> Path:
     return path.with_name(f".{path.name}.{process}.part")
 
 
-def _keep_timing_cache(config: tensorrt.IBuilderConfig, path: Path, report: Report) -> None:
+def _keep_timing_cache(config: tensorrt.IBuilderConfig, path: Path, say: _Say) -> None:
     part = timing_cache_part(path, os.getpid())
     try:
         part.write_bytes(bytes(config.get_timing_cache().serialize()))
         part.replace(path)
     except OSError as error:
-        report("log", ("warning", f"the timing cache {path} cannot be written: {error.strerror or error}"))
+        say("warning", f"the timing cache {path} cannot be written: {error.strerror or error}")

@@ -18,24 +18,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from trt_yolo.build.plan_from_onnx import build_plan, timing_cache_part
-from trt_yolo.hardware.gpus import devices
+from trt_yolo.build.plan_from_onnx import STEPS, build_plan, timing_cache_part
 from trt_yolo.engine.library import Library
 from trt_yolo.engine.options import EngineOptions, check_supported, options_from_dict
 from trt_yolo.engine.plan import Family
 from trt_yolo.engine.store import write_durably
 from trt_yolo.errors import ExportError, InputError, MissingDependencyError, TrtYoloError
+from trt_yolo.hardware.gpus import devices
 from trt_yolo.system.interpreter import WHAT_TO_SET, executable, fresh_python
+from trt_yolo.system.progress import Progress, no_progress
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
-
-STEPS = 1000
+_STAGE = "building the engine"
 _SAID_EVERY_S = 0.05
 _ERRORS = {error.__name__: error for error in (InputError, ExportError, MissingDependencyError)}
 _LOUD = ("fatal", "error", "warning")
@@ -99,7 +97,7 @@ class Built:
     peak_bytes: int
 
 
-def run_build(request: BuildRequest, progress: Progress | None = None) -> Built:
+def run_build(request: BuildRequest, progress: Progress = no_progress) -> Built:
     """Builds, in a child process.
 
     Raises:
@@ -130,23 +128,22 @@ def run_build(request: BuildRequest, progress: Progress | None = None) -> Built:
                     timing_cache_part(request.options.timing_cache, child.pid).unlink()
 
 
-def _watched(child: subprocess.Popen[str], request: BuildRequest, progress: Progress | None) -> Built:
+def _watched(child: subprocess.Popen[str], request: BuildRequest, progress: Progress) -> Built:
     warnings: dict[str, None] = {}
     with contextlib.suppress(BrokenPipeError):  # a child that fell at once says why in its exit status
         assert child.stdin is not None
         child.stdin.write(request.to_json() + "\n")
         child.stdin.flush()
     for kind, value in _messages(child):
-        if kind == "progress" and progress is not None:
-            progress("building the engine", int(value * STEPS), STEPS)
+        if kind == "progress":
+            progress(_STAGE, int(value), STEPS)
         elif kind == "warning":
             warnings.setdefault(str(value))
         elif kind == "error":
             name, text = value
             raise _ERRORS.get(name, ExportError)(f"{text}{_where_the_log_is(request)}")
         elif kind == "built":
-            if progress is not None:
-                progress("building the engine", STEPS, STEPS)
+            progress(_STAGE, STEPS, STEPS)
             return Built(warnings=list(warnings), **value)
     ended = _how_it_ended(child.wait())
     unheard = f"; {executable()} printed nothing: if it is not a Python interpreter, {WHAT_TO_SET}"
@@ -194,6 +191,7 @@ class _Child:
         self._said = said
         self._last = 0.0
         self._lock = threading.Lock()  # TensorRT calls from several threads
+        self._is_heard = True
 
     def run(self, fields: dict[str, Any]) -> None:
         try:
@@ -221,7 +219,8 @@ class _Child:
         check_supported(options, library, has_gpu=bool(devices()))
         plan = build_plan(
             library, Path(fields["onnx"]), options,
-            profile=tuple(fields["profile"]), imgsz_hw=tuple(fields["imgsz_hw"]), report=self._report,
+            profile=tuple(fields["profile"]), imgsz_hw=tuple(fields["imgsz_hw"]),
+            say=self._log, progress=self._progress, is_wanted=lambda: self._is_heard,
         )  # fmt: skip
         try:
             write_durably(Path(fields["plan"]), plan)
@@ -232,16 +231,16 @@ class _Child:
         seconds = time.perf_counter() - begin
         return {"version": library.version, "seconds": seconds, "peak_bytes": _peak_bytes()}
 
-    def _report(self, kind: str, value: Any) -> bool:
-        if kind == "log":
-            severity, text = value
-            sys.stderr.write(f"{time.strftime('%H:%M:%S')} {severity} {text}\n")
-            return severity not in _LOUD or self._say("warning", text)
+    def _log(self, severity: str, text: str) -> None:
+        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {severity} {text}\n")
+        if severity in _LOUD:
+            self._say("warning", text)
+
+    def _progress(self, _phase: str, done: int, _total: int) -> None:
         now = time.monotonic()
-        if now - self._last < _SAID_EVERY_S:
-            return True
-        self._last = now
-        return self._say("progress", value[0])
+        if now - self._last >= _SAID_EVERY_S:
+            self._last = now
+            self._say("progress", done)
 
     def _say(self, kind: str, value: Any) -> bool:
         """Whether somebody still listens."""
@@ -250,8 +249,8 @@ class _Child:
                 self._said.write(json.dumps((kind, value)) + "\n")
                 self._said.flush()
         except OSError:
-            return False
-        return True
+            self._is_heard = False
+        return self._is_heard
 
 
 def _peak_bytes() -> int:

@@ -10,18 +10,18 @@ import logging
 from pathlib import Path
 
 from trt_yolo.artifacts.files import file_sha256
-from trt_yolo.build.process import Progress
 from trt_yolo.build.engine_from_onnx import engine_from_onnx
 from trt_yolo.engine.compatibility import Engine, Here, check_loads, for_this_machine, this_machine
 from trt_yolo.engine.options import options_from_dict
 from trt_yolo.engine.store import manifest_beside
 from trt_yolo.errors import EngineError, TrtYoloError
+from trt_yolo.system.progress import Progress, no_progress
 
 _log = logging.getLogger(__name__)
 
 
 def loading_engine(
-    path: Path, *, rebuild: bool, here: Here | None = None, progress: Progress | None = None
+    path: Path, *, rebuild: bool, here: Here | None = None, progress: Progress = no_progress
 ) -> Engine:
     """An engine that loads here, built anew first if it does not and that is allowed.
 
@@ -46,7 +46,7 @@ def loading_engine(
     return check_loads(path, here)
 
 
-def _rebuild(path: Path, problem: str, here: Here, progress: Progress | None) -> None:
+def _rebuild(path: Path, problem: str, here: Here, progress: Progress) -> None:
     manifest = manifest_beside(path)
     facts = None if manifest is None else manifest.engine
     if facts is None or not facts.onnx:

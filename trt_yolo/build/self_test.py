@@ -16,7 +16,7 @@ from trt_yolo.backends.base import Backend, Frames, Rows
 from trt_yolo.engine.compatibility import engine_at
 from trt_yolo.errors import BackendError, ExportError, MissingDependencyError
 from trt_yolo.evaluation.parity import check_frames
-from trt_yolo.vision.matching import matched_pairs
+from trt_yolo.vision.agreement import matched_pairs
 
 _CONF = (0.25, 0.05, 0.01, 0.001)
 _ENOUGH = 20  # detections; with fewer the threshold goes down

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from trt_yolo.engine.compatibility import Here
 
-Found = dict[str, Any]
+_Found = dict[str, Any]
 
 
 def doctor(
@@ -31,25 +31,28 @@ def doctor(
         _show(found, engines)
 
 
-def _software() -> Found:
+def _software() -> _Found:
     import dataclasses
     import platform
 
-    from trt_yolo.hardware.packages import FEATURES, missing, probe, warnings
+    from trt_yolo.hardware.machine import PACKAGES
+    from trt_yolo.hardware.packages import features, missing, probe, warnings
     from trt_yolo.version import __version__
 
-    probes = {name: probe(name) for feature in FEATURES for name in feature.packages}
+    known = features()
+    names = [*(name for feature in known for name in feature.packages), *PACKAGES]
+    probes = {name: probe(name) for name in names}
     return {
         "version": __version__,
         "python": platform.python_version(),
         "system": platform.platform(),
         "packages": [dataclasses.asdict(one) for one in probes.values()],
-        "features": [{**dataclasses.asdict(one), "missing": missing(one, probes)} for one in FEATURES],
-        "notes": warnings(probes),
+        "features": [{**dataclasses.asdict(one), "missing": missing(one, probes)} for one in known],
+        "notes": warnings(probes) + ([] if known else ["trt-yolo is not installed: pip install -e ."]),
     }
 
 
-def _processor() -> Found:
+def _processor() -> _Found:
     from trt_yolo.hardware.cores import usable_cpus
     from trt_yolo.hardware.processor import int8_instructions, processor
 
@@ -67,7 +70,7 @@ def _processor() -> Found:
     }
 
 
-def _hardware(here: Here) -> Found:
+def _hardware(here: Here) -> _Found:
     import dataclasses
 
     from trt_yolo.backends.binding import chosen_binding
@@ -96,7 +99,7 @@ def _hardware(here: Here) -> Found:
     }
 
 
-def _engines(folder: Path, here: Here) -> list[Found]:
+def _engines(folder: Path, here: Here) -> list[_Found]:
     from trt_yolo.engine.compatibility import engine_at
     from trt_yolo.errors import InputError
 
@@ -119,7 +122,7 @@ def _engine_files(folder: Path) -> list[Path]:
         return []
 
 
-def _show(found: Found, folder: Path) -> None:
+def _show(found: _Found, folder: Path) -> None:
     from trt_yolo.cli.render import print_table
 
     print_table(
@@ -137,7 +140,7 @@ def _show(found: Found, folder: Path) -> None:
         print_table(f"engines in {folder}", ["engine", "built with", "loads here"], rows)
 
 
-def _processor_lines(cpu: Found) -> list[str]:
+def _processor_lines(cpu: _Found) -> list[str]:
     lines = [f"CPU: {cpu['name'] or 'name unknown'}; {cpu['cpus']} of {cpu['of']} CPUs ({cpu['why']})"]
     if cpu["int8"]:
         lines.append(f"INT8 on the CPU: {cpu['int8']}")
@@ -146,7 +149,7 @@ def _processor_lines(cpu: Found) -> list[str]:
     return lines
 
 
-def _hardware_lines(found: Found) -> list[str]:
+def _hardware_lines(found: _Found) -> list[str]:
     lines = ["NVIDIA driver: none found; models run on the CPU"]
     if found["cuda"]:
         lines = [f"NVIDIA driver: {found['driver'] or 'version unknown'}, for CUDA {found['cuda']}"]
@@ -168,10 +171,11 @@ def _hardware_lines(found: Found) -> list[str]:
     return lines + [f"builds or runs engines: {name}" for name in found["tensorrt"]]
 
 
-def _feature_lines(found: Found) -> list[str]:
+def _feature_lines(found: _Found) -> list[str]:
     lines = []
     for one in found["features"]:
         state = f"missing {', '.join(one['missing'])}" if one["missing"] else "ready"
         end = f": {one['install']}" if one["missing"] else ""
-        lines.append(f"{one['name']}: {state} ({one['purpose']}){end}")
+        purpose = f" ({one['purpose']})" if one["purpose"] else ""
+        lines.append(f"{one['name']}: {state}{purpose}{end}")
     return lines + [f"note: {line}" for line in found["notes"]]

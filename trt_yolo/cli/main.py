@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand
@@ -15,7 +15,6 @@ from typer.core import TyperCommand
 from trt_yolo.cli.bench import bench
 from trt_yolo.cli.doctor import doctor
 from trt_yolo.cli.export import export
-from trt_yolo.cli.foreign_options import Equivalent, Options, equivalents, equivalents_at_start, sentence
 from trt_yolo.cli.inspect import inspect
 from trt_yolo.cli.predict import predict
 from trt_yolo.cli.system_errors import line_of
@@ -23,6 +22,9 @@ from trt_yolo.cli.val import val
 from trt_yolo.errors import InputError, TrtYoloError
 from trt_yolo.system.standard_streams import flush_standard_streams, open_standard_streams
 from trt_yolo.version import __version__
+
+if TYPE_CHECKING:
+    from trt_yolo.cli.foreign_options import Options
 
 _USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # typer ships its own copy of click's since 0.26
 _INTERRUPTED = 130
@@ -36,9 +38,12 @@ class _Command(TyperCommand):
         given = [ctx.params[one.name] for one in self.params if one.param_type_name == "argument"]
         arguments = [word for one in given for word in (one if isinstance(one, list | tuple) else [one])]
         pairs = [str(word) for word in arguments if "=" in str(word)]
-        found = equivalents(self.name or "", pairs, options_of(ctx.parent.command))
-        if found:
-            raise InputError(sentence(found))
+        if pairs:
+            from trt_yolo.cli.foreign_options import equivalents, sentence
+
+            found = equivalents(self.name or "", pairs, options_of(ctx.parent.command))
+            if found:
+                raise InputError(sentence(found))
         return rest
 
 
@@ -111,24 +116,27 @@ def _exit_code() -> int:
 
 def _line_of_usage(error: Any) -> str:
     """What to write instead of another tool's words, or click's message; empty where the help was printed."""
-    found = _equivalents_for(error)
-    if found:
-        return sentence(found)
+    instead = _instead_of(error)
+    if instead:
+        return instead
     message = error.format_message()
     return f"{message} (trt-yolo --help shows the commands and options)" if message else ""
 
 
-def _equivalents_for(error: Any) -> list[Equivalent]:
-    """What to write instead, unless click's error is about a word that has no equivalent."""
+def _instead_of(error: Any) -> str:
+    """What to write instead; empty if click's error is about a word that has no equivalent."""
+    from trt_yolo.cli.foreign_options import equivalents, equivalents_at_start, sentence
+
     if error.ctx is None:  # one of our own options without its value, or with a value that it does not take
-        return []
+        return ""
     words, options = sys.argv[1:], options_of(error.ctx.find_root().command)
     if error.ctx.parent is None:
         found = equivalents_at_start(words, options)
     else:
         found = equivalents(error.ctx.info_name, words, options)
     unknown = getattr(error, "option_name", None)
-    return found if unknown is None or any(one.typed == unknown for one in found) else []
+    is_found = found and (unknown is None or any(one.typed == unknown for one in found))
+    return sentence(found) if is_found else ""
 
 
 def _failed_in_system(error: OSError) -> int:

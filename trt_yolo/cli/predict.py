@@ -1,69 +1,98 @@
 """`trt-yolo predict`: images and videos in; a table, JSON lines or drawn images out."""
+# ruff: noqa: UP045  typer reads these annotations at run time, on Python 3.10 too: Optional, not `| None`
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional, cast
 
 import typer
 
-from trt_yolo.cli.options import (
-    DecoderOption,
-    DevicesOption,
-    ProviderOption,
-    SpinOption,
-    devices_of,
-    spin_of,
-)
+from trt_yolo.cli.options import DeviceOptions, WorkerOptions, with_groups
+from trt_yolo.errors import FrameError, ImageError, InputError
 
 if TYPE_CHECKING:
-    from trt_yolo.backends.onnxruntime_providers import ProviderName
-    from trt_yolo.errors import InputError
-    from trt_yolo.media.decoders import DecoderName
     from trt_yolo.media.writers import WriterPool
     from trt_yolo.runtime.job import Image
+    from trt_yolo.runtime.model import Model
     from trt_yolo.runtime.results import Result
 
 _MOST_CLASSES = 8  # that a video's row names
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """Which objects are wanted."""
+
+    conf: Annotated[float, typer.Option(help="Confidence must be above it.")] = 0.25
+    iou: Annotated[float, typer.Option(help="NMS drops boxes that overlap a better one by more.")] = 0.7
+    classes: Annotated[
+        Optional[str],
+        typer.Option(help="Only these class ids or names, such as 0,2 or person,car.", show_default="all"),
+    ] = None
+    max_det: Annotated[int, typer.Option(help="The most detections an image.")] = 300
+
+    def stream(self, model: Model, paths: list[Path], *, keep_images: bool) -> Iterator[Result]:
+        """The results of the files, in their order."""
+        return model.stream(
+            paths,
+            conf=self.conf,
+            iou=self.iou,
+            classes=_class_ids(self.classes, model.names),
+            max_det=self.max_det,
+            keep_images=keep_images,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawings:
+    """Whether images are drawn, and where to."""
+
+    save: Annotated[
+        Optional[Path],
+        typer.Option(help="Folder for annotated images; each video gets a subfolder for its frames."),
+    ] = None
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Let --save overwrite existing files, but never a source.")
+    ] = False
+
+    def targets(self, paths: list[Path]) -> dict[Path, Path]:
+        """Where the drawings go, none if none are wanted; the folder is there then.
+
+        Raises:
+            InputError: A drawing would overwrite a file, or the folder cannot be written to.
+        """
+        from trt_yolo.media.targets import find_targets
+
+        if self.save is None:
+            if self.overwrite:
+                raise InputError(
+                    "--overwrite has no effect without --save; give a folder with --save, or leave --overwrite out"
+                )
+            return {}
+        try:
+            targets = find_targets(paths, self.save, overwrite=self.overwrite)
+            self.save.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _cannot_write(self.save, error) from error
+        return targets
+
+
+@with_groups
 def predict(
     model: Annotated[
         str, typer.Argument(help="An .engine or exported .onnx; a .pt or a name is exported first.")
     ],
     sources: Annotated[list[str], typer.Argument(help="Images, videos, folders, glob patterns.")],
-    conf: Annotated[float, typer.Option(help="Confidence must be above it.")] = 0.25,
-    iou: Annotated[float, typer.Option(help="NMS drops boxes that overlap a better one by more.")] = 0.7,
-    classes: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Only these class ids or names, such as 0,2 or person,car.", show_default="all"),
-    ] = None,
-    max_det: Annotated[int, typer.Option(help="The most detections an image.")] = 300,
-    save: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder for annotated images; each video gets a subfolder for its frames."),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Let --save overwrite existing files, but never a source.")
-    ] = False,
-    workers: Annotated[int, typer.Option(help="Worker processes; 0: this process.")] = 0,
-    threads: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="CPU threads of one inference.", show_default="the cores, divided"),
-    ] = None,
-    streams: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="Batches under way on a GPU at once, in each worker.", show_default="2"),
-    ] = None,
-    devices: DevicesOption = "0",
-    provider: ProviderOption = "auto",
-    decoder: DecoderOption = "auto",
-    spin: SpinOption = None,
+    wanted: _Wanted,
+    drawings: _Drawings,
+    worker: WorkerOptions,
+    device: DeviceOptions,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Build an engine anew that does not load here.")
     ] = False,
@@ -72,37 +101,36 @@ def predict(
     ] = False,
 ) -> None:
     """Detect objects in images and videos. Exit code 1 if an image, a video or a frame could not be read."""
-    from trt_yolo.cli.render import print_json, progress_bar, warn
+    from trt_yolo.cli.render import warn
     from trt_yolo.loader import load
     from trt_yolo.media.sources import find_sources, is_video
-    from trt_yolo.media.writers import WriterPool
 
     paths = find_sources(sources)
-    targets = _targets(paths, save, overwrite=overwrite)
-    has_videos = any(map(is_video, paths))
-    failed = 0
+    targets = drawings.targets(paths)
+    keywords = worker.keywords() | device.keywords()
     rows: list[_Row] = []
-    with (
-        load(
-            model,
-            workers=workers,
-            threads=threads,
-            rebuild=rebuild,
-            streams=streams,
-            devices=devices_of(devices),
-            spin=spin_of(spin),
-            decoder=cast("DecoderName", decoder),
-            provider=cast("ProviderName", provider),
-        ) as loaded,
-        _table_at_last(rows),
-        progress_bar() as bar,
-        WriterPool[Path]() as writers,
-    ):
-        class_ids = _class_ids(classes, loaded.names)
-        task = bar.add_task("images", total=None if has_videos else len(paths))
-        for result in loaded.stream(
-            paths, conf=conf, iou=iou, classes=class_ids, max_det=max_det, keep_images=save is not None
-        ):
+    with load(model, rebuild=rebuild, **keywords) as loaded, _table_at_last(rows):
+        results = wanted.stream(loaded, paths, keep_images=bool(targets))
+        total = None if any(map(is_video, paths)) else len(paths)
+        show = _print_json if json_line else functools.partial(_add_row, rows)
+        failed = _put_out(results, total, targets, show)
+    if failed:
+        what = "of the images, videos and frames" if total is None else f"of {total} images"
+        warn(f"{failed} {what} could not be read or drawn")
+        raise typer.Exit(1)
+
+
+def _put_out(
+    results: Iterator[Result], total: int | None, targets: dict[Path, Path], show: Callable[[Result], None]
+) -> int:
+    """Shows and draws every result; how many could not be read or drawn."""
+    from trt_yolo.cli.render import progress_bar, warn
+    from trt_yolo.media.writers import WriterPool
+
+    failed = 0
+    with progress_bar() as bar, WriterPool[Path]() as writers:
+        task = bar.add_task("images", total=total)
+        for result in results:
             bar.advance(task)
             failed += _not_drawn(writers)
             if result.error is not None:
@@ -110,45 +138,13 @@ def predict(
                 warn(f"{_expected(result.error)} (skipped)")
                 continue
             path = cast("Path", result.path)
-            if save is not None:
+            if targets:
                 writers.write(path, functools.partial(_draw, targets[path], result))
-            if json_line:
-                print_json(_json_object(result))
-            else:
-                _add_row(rows, result)
-        failed += _not_drawn(writers, wait=True)
-    if failed:
-        what = "of the images, videos and frames" if has_videos else f"of {len(paths)} images"
-        warn(f"{failed} {what} could not be read or drawn")
-        raise typer.Exit(1)
-
-
-def _targets(paths: list[Path], folder: Path | None, *, overwrite: bool) -> dict[Path, Path]:
-    """Where the drawings go; the folder is there then.
-
-    Raises:
-        InputError: A drawing would overwrite a file, or the folder cannot be written to.
-    """
-    from trt_yolo.errors import InputError
-    from trt_yolo.media.targets import find_targets
-
-    if folder is None:
-        if overwrite:
-            raise InputError(
-                "--overwrite has no effect without --save; give a folder with --save, or leave --overwrite out"
-            )
-        return {}
-    try:
-        targets = find_targets(paths, folder, overwrite=overwrite)
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-    return targets
+            show(result)
+        return failed + _not_drawn(writers, wait=True)
 
 
 def _cannot_write(path: Path, error: OSError) -> InputError:
-    from trt_yolo.errors import InputError
-
     return InputError(f"cannot write to {path}: {error.strerror}; give another folder with --save")
 
 
@@ -167,8 +163,6 @@ def _draw(target: Path, result: Result) -> None:
 
 def _expected(error: Exception) -> Exception:
     """The error, if it is about its image, video or frame alone; all others end the command."""
-    from trt_yolo.errors import FrameError, ImageError
-
     if isinstance(error, ImageError | FrameError):
         return error
     raise error
@@ -177,7 +171,6 @@ def _expected(error: Exception) -> Exception:
 def _not_drawn(writers: WriterPool[Path], *, wait: bool = False) -> int:
     """How many drawings have failed since; a folder that cannot be written to ends the command."""
     from trt_yolo.cli.render import warn
-    from trt_yolo.errors import ImageError
 
     count = 0
     for _, error in writers.errors(wait=wait):
@@ -188,14 +181,14 @@ def _not_drawn(writers: WriterPool[Path], *, wait: bool = False) -> int:
     return count
 
 
-@dataclasses.dataclass
+@dataclass
 class _Row:
     """A row of the table: an image, or a video with its frames until now."""
 
     path: Path
     is_video: bool
     frames: int = 0
-    names: Counter[str] = dataclasses.field(default_factory=Counter)
+    names: Counter[str] = field(default_factory=Counter)
 
     def cells(self) -> list[str]:
         """What is printed."""
@@ -229,8 +222,6 @@ def _table_at_last(rows: list[_Row]) -> Iterator[None]:
 
 def _class_ids(text: str | None, names: dict[int, str]) -> list[int] | None:
     """Class ids of `0,2` or `person,car`."""
-    from trt_yolo.errors import InputError
-
     if text is None:
         return None
     by_name = {name: index for index, name in names.items()}
@@ -246,11 +237,13 @@ def _class_ids(text: str | None, names: dict[int, str]) -> list[int] | None:
     return ids
 
 
-def _json_object(result: Result) -> dict[str, object]:
-    """An image's or a frame's detections for a line of JSON."""
+def _print_json(result: Result) -> None:
+    """An image's or a frame's detections as a line of JSON."""
+    from trt_yolo.cli.render import print_json
+
     detections = result.detections
     height, width = detections.image_hw
     frame = {} if result.frame is None else {"frame": result.frame}
-    return {
-        "path": str(result.path), "height": height, "width": width, "detections": detections.to_dicts(), **frame
-    }  # fmt: skip
+    print_json(
+        {"path": str(result.path), "height": height, "width": width, "detections": detections.to_dicts(), **frame}
+    )  # fmt: skip

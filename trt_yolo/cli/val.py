@@ -1,4 +1,5 @@
 """`trt-yolo val`: how accurate models are on labelled images; one table with their differences, or JSON."""
+# ruff: noqa: UP045  typer reads these annotations at run time, on Python 3.10 too: Optional, not `| None`
 
 from __future__ import annotations
 
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Optional
 
 import typer
 
-from trt_yolo.cli.options import SpinOption, spin_of
+from trt_yolo.cli.options import THREADS, SpinOption, spin_of
+from trt_yolo.errors import InputError
+from trt_yolo.runtime.options import RuntimeOptions
 
 if TYPE_CHECKING:
     from trt_yolo.evaluation.coco import Accuracy, ClassAccuracy
@@ -32,13 +35,10 @@ def val(
     data: Annotated[Path, typer.Option(help="The data.yaml: images, labels, class names.")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     imgsz: Annotated[
-        Optional[str],  # noqa: UP045
+        Optional[str],
         typer.Option(help="Of a .pt: 640, or height x width.", show_default="the model's own"),
     ] = None,
-    threads: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="CPU threads of one inference.", show_default="the cores"),
-    ] = None,
+    threads: Annotated[Optional[int], typer.Option(help=THREADS, show_default="the cores")] = None,
     spin: SpinOption = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="The accuracy of each class too.")] = False,
     json_line: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
@@ -47,15 +47,13 @@ def val(
     from trt_yolo.artifacts.shapes import parse_imgsz
     from trt_yolo.cli.render import print_json, warn
     from trt_yolo.evaluation.dataset import dataset_from_yaml
-    from trt_yolo.loader import chosen_spin, threads_of_worker
 
-    imgsz_hw = None if imgsz is None else parse_imgsz(imgsz)
-    threads = threads_of_worker(0, threads)
+    imgsz_hw = parse_imgsz(imgsz) if imgsz is not None else None
+    options = RuntimeOptions(threads=threads, spin=spin_of(spin))
     paths = [_path(model) for model in models]
     dataset = dataset_from_yaml(data, split=split)
     skipped: dict[str, None] = {}  # messages in their order, each once
-    spins = chosen_spin(spin_of(spin), workers=1, threads=threads)
-    with _runners(paths, imgsz_hw, threads=threads, spin=spins) as runners:
+    with _runners(paths, imgsz_hw, options) as runners:
         for path, runner in zip(paths, runners, strict=True):
             _check_classes(path, runner, dataset, data)
         measured = _measure(paths, runners, dataset, skipped)
@@ -63,10 +61,8 @@ def val(
     if per_class:
         _show_classes(measured, dataset.names)
     if json_line:
-        of_all = measured[0].accuracy
-        about = {
-            "data": str(data), "split": split, "images": of_all.images, "instances": of_all.instances
-        }  # fmt: skip
+        first = measured[0].accuracy
+        about = {"data": str(data), "split": split, "images": first.images, "instances": first.instances}
         print_json({**about, "models": [_json_object(one, dataset.names, per_class) for one in measured]})
     if skipped:
         warn(f"{len(skipped)} of {len(dataset.images)} images could not be read")
@@ -76,7 +72,6 @@ def val(
 def _path(model: str) -> Path:
     """The file of a model: a path as it is, a released checkpoint from the cache or the net."""
     from trt_yolo.artifacts.weights import find_weights
-    from trt_yolo.errors import InputError
 
     suffix = Path(model).suffix.lower()
     if suffix in (".engine", ".plan"):
@@ -91,8 +86,6 @@ def _path(model: str) -> Path:
 
 
 def _check_classes(path: Path, runner: HeadRunner, dataset: Dataset, data: Path) -> None:
-    from trt_yolo.errors import InputError
-
     own, wanted = len(runner.manifest.names), len(dataset.names)
     if own != wanted:
         raise InputError(
@@ -102,11 +95,13 @@ def _check_classes(path: Path, runner: HeadRunner, dataset: Dataset, data: Path)
 
 @contextlib.contextmanager
 def _runners(
-    paths: list[Path], imgsz_hw: tuple[int, int] | None, *, threads: int, spin: bool
+    paths: list[Path], imgsz_hw: tuple[int, int] | None, options: RuntimeOptions
 ) -> Iterator[list[HeadRunner]]:
     """All models loaded, so that the last one's fault is told before the first one's work."""
     from trt_yolo.evaluation.head_runner import HeadRunner
+    from trt_yolo.loader import chosen_spin
 
+    threads, spin = options.shares()[0][1], chosen_spin(options)
     with contextlib.ExitStack() as stack:
         yield [
             stack.enter_context(HeadRunner(path, imgsz_hw=imgsz_hw, threads=threads, spin=spin))
@@ -131,7 +126,7 @@ def _accuracy(
 ) -> Accuracy:
     """The accuracy of one model; an image that cannot be read is reported, once for all models."""
     from trt_yolo.cli.render import progress_bar, warn
-    from trt_yolo.evaluation.evaluating import evaluate, samples
+    from trt_yolo.evaluation.accuracy import evaluate, samples
 
     messages: list[str] = []
     labelled = samples(dataset.images, labels, runner.manifest.imgsz_hw, skipped=messages)
@@ -142,7 +137,7 @@ def _accuracy(
                 runner,
                 labelled,
                 names=dataset.names,
-                progress=lambda done: bar.update(task, completed=done + len(messages)),
+                progress=lambda _stage, done, _total: bar.update(task, completed=done + len(messages)),
             )
     finally:
         for message in messages:

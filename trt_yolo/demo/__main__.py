@@ -26,4 +26,5 @@ def main() -> None:
         parser.error(f"cannot write to {options.folder}: {error.strerror}; give another folder")
 
 
-main()
+if __name__ == "__main__":
+    main()

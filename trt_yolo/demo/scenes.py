@@ -1,6 +1,6 @@
 """Generated scenes of handwritten digits: images and labels, always the same for the same seed.
 
-Enters: a seed. Leaves: a `Scene`, or a folder of them in the YOLO data layout.
+Enters: a seed. Leaves: a `_Scene`, or a folder of them in the YOLO data layout.
 The glyphs are the UCI "Optical Recognition of Handwritten Digits" set (E. Alpaydin, C. Kaynak, 1998,
 CC BY 4.0) as scikit-learn's `load_digits` ships it: 1,797 digits of 8x8 pixels, 17 grey levels.
 The module does not know models, exports or letterboxing.
@@ -29,7 +29,7 @@ _GLYPH_PX = 64
 
 
 @dataclass(frozen=True)
-class Scene:
+class _Scene:
     """One picture and what is in it.
 
     Attributes:
@@ -43,7 +43,7 @@ class Scene:
     class_id: npt.NDArray[np.int64]
 
 
-def scene(index: int, *, split: Split = "val", size: int = 256) -> Scene:
+def scene(index: int, *, split: Split = "val", size: int = 256) -> _Scene:
     """The scene of that number: `size` x `size` pixels, 3 to 10 digits on a textured background."""
     rng = np.random.default_rng([_SPLIT_SEED[split], index, size])
     image = _background(rng, size)
@@ -57,7 +57,7 @@ def scene(index: int, *, split: Split = "val", size: int = 256) -> Scene:
             boxes.append(box)
             class_id.append(digit)
     noise = rng.normal(0, rng.uniform(1, 7), image.shape)
-    return Scene(
+    return _Scene(
         image_bgr=np.clip(image + noise, 0, 255).astype(np.uint8),
         boxes_xyxy=np.array(boxes, np.float32).reshape(-1, 4),
         class_id=np.array(class_id, np.int64),
@@ -187,7 +187,7 @@ def _paint(
     region += (ink * rng.uniform(0.85, 1.0))[..., None].astype(np.float32) * (colour - region)
 
 
-def _yolo_label(one: Scene) -> str:
+def _yolo_label(one: _Scene) -> str:
     """Label lines `class x y w h`, centre and size as fractions of the image."""
     height, width = one.image_bgr.shape[:2]
     lines = []

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
 from trt_yolo.engine.plan import Family
-from trt_yolo.errors import InputError, MissingDependencyError
+from trt_yolo.errors import InputError, MissingDependencyError, on_one_line
 from trt_yolo.hardware.gpus import Device, devices
 
-BuilderChoice = Literal["auto", "tensorrt", "tensorrt-rtx"]
+_BuilderChoice = Literal["auto", "tensorrt", "tensorrt-rtx"]
 
-MODULES: dict[Family, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+_MODULES: dict[Family, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 INSTALL: dict[Family, str] = {
     "tensorrt": "pip install 'trt-yolo[gpu]' (on a Jetson JetPack has it: make the venv with --system-site-packages)",
     "tensorrt-rtx": "pip install 'trt-yolo[rtx]'",
@@ -59,12 +59,12 @@ class Library:
         Raises:
             MissingDependencyError: It is not installed, or does not import.
         """
-        name = module_of(family) or MODULES[family]
+        name = module_of(family) or _MODULES[family]
         try:
             module = importlib.import_module(name)
         except (ImportError, OSError, RuntimeError) as error:
             raise MissingDependencyError(
-                f"{name} does not import ({' '.join(str(error).split())[:200]}); {INSTALL[family]}"
+                f"{name} does not import ({on_one_line(error)}); {INSTALL[family]}"
             ) from error
         if not TYPE_CHECKING:
             self.trt = module
@@ -94,7 +94,7 @@ def installed_version(family: Family) -> str:
 def module_of(family: Family) -> str:
     """What runs a family's engines here: its module, or its lean runtime's where only that is; empty if neither."""
     if is_found(family):
-        return MODULES[family]
+        return _MODULES[family]
     return _LEAN if family == "tensorrt" and _is_importable(_LEAN) else ""
 
 
@@ -105,7 +105,7 @@ def is_lean() -> bool:
 
 def is_found(family: Family) -> bool:
     """Whether the module that builds and runs a family's engines is there to be imported."""
-    return _is_importable(MODULES[family])
+    return _is_importable(_MODULES[family])
 
 
 def _is_importable(module: str) -> bool:
@@ -138,8 +138,8 @@ def chosen_family(builder: str, *, gpus: Sequence[Device] | None = None) -> Fami
         InputError: No such builder, or tensorrt without a GPU.
         MissingDependencyError: It is not installed.
     """
-    if builder not in get_args(BuilderChoice):
-        raise InputError(f"--builder {builder!r} does not exist; give {', '.join(get_args(BuilderChoice))}")
+    if builder not in get_args(_BuilderChoice):
+        raise InputError(f"--builder {builder!r} does not exist; give {', '.join(get_args(_BuilderChoice))}")
     gpus = devices() if gpus is None else gpus
     if builder == "auto":
         return _automatic(gpus)

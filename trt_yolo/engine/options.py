@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 HardwareCompat = Literal["none", "ampere+", "same-cc"]
 
-MAX_OPT_LEVEL = 5
-MAX_WORKSPACE = 1 << 40
+_MAX_OPT_LEVEL = 5
+_MAX_WORKSPACE = 1 << 40
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "builder": str,
     "workspace_bytes": int,
@@ -72,8 +72,8 @@ class EngineOptions:
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        if self.opt_level is not None and not 0 <= self.opt_level <= MAX_OPT_LEVEL:
-            raise InputError(f"--opt-level {self.opt_level} is not possible; give 0 to {MAX_OPT_LEVEL}")
+        if self.opt_level is not None and not 0 <= self.opt_level <= _MAX_OPT_LEVEL:
+            raise InputError(f"--opt-level {self.opt_level} is not possible; give 0 to {_MAX_OPT_LEVEL}")
         if self.hardware_compat not in get_args(HardwareCompat):
             raise InputError(
                 f"--hardware-compat {self.hardware_compat!r} does not exist; "
@@ -81,7 +81,7 @@ class EngineOptions:
             )
         if self.dla is not None and self.dla < 0:
             raise InputError(f"--dla {self.dla} is not possible; give the number of a DLA core, from 0")
-        if self.workspace_bytes is not None and not 1 << 20 <= self.workspace_bytes <= MAX_WORKSPACE:
+        if self.workspace_bytes is not None and not 1 << 20 <= self.workspace_bytes <= _MAX_WORKSPACE:
             raise InputError(f"--workspace is {self.workspace_bytes} bytes; give 1M to 1024G, such as 2G")
 
     def to_dict(self) -> dict[str, Any]:

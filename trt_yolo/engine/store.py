@@ -27,7 +27,7 @@ from trt_yolo.engine.plan import PlanFile, manifest_path, plan_file
 from trt_yolo.errors import EngineError, ExportError, InputError, UnsupportedModelError
 from trt_yolo.system.interruption import uninterrupted
 
-LOCK_S = 3600.0
+_LOCK_S = 3600.0
 _MOST_REMOVALS = 1000
 _ATTEMPTS = 3
 _PAUSE_S = 0.02
@@ -35,7 +35,7 @@ _MOST_MANIFEST = 1 << 24
 
 
 @contextlib.contextmanager
-def locked(engine: Path, *, timeout_s: float = LOCK_S) -> Iterator[None]:
+def locked(engine: Path, *, timeout_s: float = _LOCK_S) -> Iterator[None]:
     """Alone with an engine, among threads and processes; what a killed builder left is cleared away.
 
     Raises:

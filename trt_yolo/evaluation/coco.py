@@ -22,7 +22,7 @@ from trt_yolo.errors import MissingDependencyError
 from trt_yolo.evaluation.protocol import MAX_DETECTIONS
 from trt_yolo.vision.nms import Rows
 
-Integration = Literal["yolo-val", "coco"]
+_Integration = Literal["yolo-val", "coco"]
 
 _RECALLS = np.linspace(0, 1, 101)
 _ABOVE = 1e-9  # far less than one object among a million
@@ -76,7 +76,7 @@ def coco_map(
     predictions: Sequence[Rows],
     *,
     names: Mapping[int, str],
-    integration: Integration = "yolo-val",
+    integration: _Integration = "yolo-val",
 ) -> Accuracy:
     """The accuracy of the predictions, by COCO's protocol with up to 300 detections an image.
 
@@ -113,7 +113,7 @@ def _mean(values: list[float]) -> float:
 
 
 def _average_precision(
-    truths: Sequence[Truth], predictions: Sequence[Rows], classes: list[int], integration: Integration
+    truths: Sequence[Truth], predictions: Sequence[Rows], classes: list[int], integration: _Integration
 ) -> npt.NDArray[np.float64]:
     """(10, classes): the average precision at each IoU limit."""
     wanted = set(classes)

@@ -19,8 +19,8 @@ from trt_yolo.errors import InputError
 from trt_yolo.media.images import SUFFIXES
 from trt_yolo.system.paths import absence
 
-SPLITS = ("train", "val", "test")
-COORDINATE_TOLERANCE = 0.01  # how far outside 0..1 Ultralytics lets a coordinate be
+_SPLITS = ("train", "val", "test")
+_COORDINATE_TOLERANCE = 0.01  # how far outside 0..1 Ultralytics lets a coordinate be
 _BOX_FIELDS = 5  # class, centre x and y, width, height
 _LEAST_POLYGON_FIELDS = 7  # class and three points
 
@@ -63,8 +63,8 @@ def dataset_from_yaml(path: Path, *, split: str) -> Dataset:
     Raises:
         InputError: No such file, no data file, without that split, or a split without images.
     """
-    if split not in SPLITS:
-        raise InputError(f"--split {split!r} does not exist; give {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
+    if split not in _SPLITS:
+        raise InputError(f"--split {split!r} does not exist; give {', '.join(_SPLITS[:-1])} or {_SPLITS[-1]}")
     content = _content(path)
     names = _names(content, path)
     images: list[Path] = []
@@ -161,7 +161,7 @@ def _row(fields: list[str], where: str, classes: int) -> tuple[float, ...]:
             f"{where}: there is no class {fields[0]}, the data file has {classes} classes; "
             f"give class ids 0 to {classes - 1}"
         )
-    low, high = -COORDINATE_TOLERANCE, 1 + COORDINATE_TOLERANCE
+    low, high = -_COORDINATE_TOLERANCE, 1 + _COORDINATE_TOLERANCE
     outside = next((one for one in coordinates if not low <= one <= high), None)  # nan too
     if outside is not None or (not is_polygon and min(coordinates[2:]) < 0):
         value = min(coordinates[2:]) if outside is None else outside
@@ -226,7 +226,7 @@ def _places(content: dict[Any, Any], path: Path, split: str) -> list[Path]:
     entries: list[Any] = given if isinstance(given, list) else [given]
     root = str(content.get("path") or ".")
     if given == [] or not all(isinstance(entry, str) and entry for entry in entries):
-        there = ", ".join(name for name in SPLITS if content.get(name)) or "none"
+        there = ", ".join(name for name in _SPLITS if content.get(name)) or "none"
         raise InputError(
             f"{path} has no split {split} (there: {there}); give another with --split, "
             f"or add '{split}: FOLDER' to the file"

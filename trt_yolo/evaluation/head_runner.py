@@ -41,7 +41,7 @@ class HeadRunner:
         model: Path of a `.pt` or an `.onnx`, or an ONNX file's bytes.
         imgsz_hw: Height and width of the input, in pixels; None takes the model's own. Only a `.pt` takes others.
         threads: CPU threads of one inference; None takes one for each CPU that this process may use.
-        spin: Whether its threads wait without sleeping; None: see `spinning.spins_here`.
+        spin: Whether its threads wait without sleeping; None: see `cores.spins_here`.
 
     Raises:
         InputError: No such file, or a size that the model does not have.

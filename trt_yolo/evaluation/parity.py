@@ -1,7 +1,7 @@
-"""Does the deploy graph find what the head graph finds? Run on images, before anything is kept.
+"""Does a graph find what the one that it was made from finds? Run on images, before anything is kept.
 
-Enters: both graphs as bytes, and frames. Leaves: a `Parity`. The head's side is decoded and suppressed on
-the host, by code that shares nothing with the deploy graph's.
+Enters: both graphs, and frames. Leaves: a `Parity`, or an error. The head's side is decoded and suppressed on the
+host, by code that shares nothing with the deploy graph's; a letterbox in the graph is compared with the processor's.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ import numpy.typing as npt
 import onnx
 
 from trt_yolo.artifacts.manifest import METADATA_KEY, Manifest
-from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend
+from trt_yolo.backends.onnxruntime import OnnxRuntimeBackend, open_session
 from trt_yolo.demo.scenes import scene
 from trt_yolo.errors import BackendError, ExportError
 from trt_yolo.evaluation.head_runner import HeadRunner
-from trt_yolo.graph.writer import opset_of, serialized
+from trt_yolo.graph.letterbox_in_graph import write_letterbox
+from trt_yolo.graph.writer import FLOAT, UINT8, GraphWriter, opset_of, serialized, value_info
 from trt_yolo.media.images import read_image
 from trt_yolo.vision.agreement import Agreement, Tolerance, agreement_with_head
-from trt_yolo.vision.letterbox import fit_letterbox, letterbox_into
+from trt_yolo.vision.letterbox import Letterbox, fit_letterbox, letterboxed
 
 BOX_TOLERANCE_PX = 0.1
 SCORE_TOLERANCE = 1e-3
-UNMATCHED_TOLERANCE = 0.01
+_UNMATCHED_TOLERANCE = 0.01
+LETTERBOX_LEVELS = 1  # of 255: what the graph's pixels may differ by from the processor's
+_SEED = 20
 _CANDIDATES = 100
 _SCORE_NOISE = 1e-5  # below it a float32 sigmoid's rounding decides which score is higher
 _TIES = 1e-4  # scores that differ by less, as a share, are one
@@ -62,7 +65,7 @@ class Parity:
     @property
     def holds(self) -> bool:
         """Whether the differences are within tolerance. One near-tie in NMS may put one box in another's place."""
-        allowed = max(2, int(UNMATCHED_TOLERANCE * self.detections))
+        allowed = max(2, int(_UNMATCHED_TOLERANCE * self.detections))
         return (
             self.worst_box_px <= BOX_TOLERANCE_PX
             and self.worst_score <= SCORE_TOLERANCE
@@ -73,10 +76,7 @@ class Parity:
 def check_frames(imgsz_hw: tuple[int, int], images: Sequence[Path]) -> Frames:
     """(N, H, W, 3) uint8 letterboxed frames: of the images given, else of three demo scenes."""
     pixels = [read_image(path) for path in images] or [scene(index).image_bgr for index in range(_SCENES)]
-    frames = np.empty((len(pixels), *imgsz_hw, 3), np.uint8)
-    for image, frame in zip(pixels, frames, strict=True):
-        letterbox_into(image, frame, fit_letterbox(image.shape[:2], imgsz_hw))
-    return frames
+    return np.stack([letterboxed(image, imgsz_hw) for image in pixels])
 
 
 def check_parity(head: bytes, deploy: bytes, frames: Frames) -> Parity:
@@ -146,6 +146,51 @@ def check_same_head(
             f"boxes differ by up to {difference[:4].max():.3g} pixels, scores by {difference[4:].max():.3g}; "
             "nothing was written, give the .pt or export the model again with a newer opset"
         )
+
+
+def check_letterbox(source_hw: tuple[int, int], imgsz_hw: tuple[int, int], *, opset: int) -> int:
+    """The largest difference of a pixel from the processor's letterbox, in levels of 255, on ONNX Runtime.
+
+    Args:
+        source_hw: Height and width of the source, in pixels.
+        imgsz_hw: Height and width of the model's input, in pixels.
+        opset: ONNX operator set.
+
+    Raises:
+        ExportError: More than one level.
+        MissingDependencyError: onnxruntime is not installed.
+    """
+    letterbox = fit_letterbox(source_hw, imgsz_hw)
+    frame = _check_frame(source_hw)
+    wanted = letterboxed(frame, imgsz_hw)
+    session = open_session(letterbox_alone(letterbox, opset=opset).SerializeToString(), threads=1)
+    (found,) = session.run(None, {"frames": frame[None]})
+    worst = int(np.abs(found[0].transpose(1, 2, 0) - wanted).max())
+    if worst > LETTERBOX_LEVELS:
+        raise ExportError(
+            f"the letterbox in the graph differs from the processor's by {worst} levels of 255 "
+            f"(allowed {LETTERBOX_LEVELS}) from {source_hw[0]}x{source_hw[1]}; nothing was written, "
+            "please report these sizes"
+        )
+    return worst
+
+
+def letterbox_alone(letterbox: Letterbox, *, opset: int) -> onnx.ModelProto:
+    """A graph that only letterboxes: `frames` uint8 (N, H, W, 3) -> `letterboxed` float32 (N, 3, H, W), 0 to 255."""
+    writer = GraphWriter(opset=opset)
+    tensor = write_letterbox(writer, letterbox)
+    writer.nodes.append(onnx.helper.make_node("Identity", [tensor], ["letterboxed"], name="letterboxed"))
+    return writer.model(
+        name="letterbox",
+        inputs=[value_info("frames", UINT8, ["batch", *letterbox.source_hw, 3])],
+        outputs=[value_info("letterboxed", FLOAT, ["batch", 3, *letterbox.target_hw])],
+        metadata={},
+    )
+
+
+def _check_frame(source_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """(H, W, 3) uint8: noise, which no two ways of interpolating would agree on by chance."""
+    return np.random.default_rng(_SEED).integers(0, 256, (*source_hw, 3), np.uint8)
 
 
 def _scores(head: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from trt_yolo.vision.nms import Rows, greedy_nms
 
-CONF = 0.001
-IOU = 0.7
+_CONF = 0.001
+_IOU = 0.7
 MAX_CANDIDATES = 30_000  # that NMS sees
 MAX_DETECTIONS = 300  # an image
 
@@ -26,7 +26,7 @@ def rows_for_map(head: npt.NDArray[np.float32]) -> Rows:
     Args:
         head: (4 + classes, anchors) float32: cx cy w h in letterboxed pixels, then a score for each class.
     """
-    class_id, anchor = np.nonzero(head[4:] > np.float32(CONF))
+    class_id, anchor = np.nonzero(head[4:] > np.float32(_CONF))
     score = head[4 + class_id, anchor]
     best = _best_first(score)
     rows = _rows(head, class_id[best], anchor[best], score[best])
@@ -59,7 +59,7 @@ def _greedy_nms_of_many(rows: Rows) -> Rows:
     """Greedy NMS that looks at the worse rows only where the better ones do not give 300."""
     count = _FIRST_CANDIDATES
     while True:
-        kept = greedy_nms(rows[:count], iou=IOU, limit=MAX_DETECTIONS)
+        kept = greedy_nms(rows[:count], iou=_IOU, limit=MAX_DETECTIONS)
         if len(kept) == MAX_DETECTIONS or count >= len(rows):
             return kept
         count *= _GROWTH

@@ -15,12 +15,11 @@ from trt_yolo.build.engine_from_onnx import engine_from_onnx, manifest_of_onnx
 from trt_yolo.engine.library import chosen_family, installed_version
 from trt_yolo.engine.options import EngineOptions, check_dla, check_family, check_profile
 from trt_yolo.errors import InputError, UnsupportedModelError
-from trt_yolo.export.onnx_from_model import Artifact, ExportReport, export_model
-from trt_yolo.export.options import ExportOptions
+from trt_yolo.export.onnx_from_model import export_model
+from trt_yolo.export.options import DEFAULT_OUT, ExportOptions
+from trt_yolo.export.report import Artifact, ExportReport
 from trt_yolo.hardware.gpus import devices
-from trt_yolo.precision.maker import Progress
-
-DEFAULT_OUT = Path("engines")
+from trt_yolo.system.progress import Progress, no_progress
 
 
 def engine_from_model(
@@ -29,7 +28,7 @@ def engine_from_model(
     out: Path | None = None,
     options: ExportOptions | None = None,
     engine: EngineOptions | None = None,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> ExportReport:
     """Exports and builds.
 

@@ -10,17 +10,20 @@ import dataclasses
 import datetime
 import functools
 import logging
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from trt_yolo.artifacts.files import check_no_input, check_writable, file_sha256, write_together
+from trt_yolo.artifacts.files import (
+    check_no_input,
+    check_utf8,
+    check_writable,
+    file_sha256,
+    write_together,
+)
 from trt_yolo.artifacts.manifest import DEFAULT_ROWS, METADATA_KEY, Accuracy, Manifest
 from trt_yolo.artifacts.shapes import BatchRange
-from trt_yolo.artifacts.weights import cache_folder
-from trt_yolo.backends.onnxruntime import first_line
+from trt_yolo.artifacts.weights import cache_folder, find_weights
 from trt_yolo.errors import (
     BackendError,
     ExportError,
@@ -28,9 +31,18 @@ from trt_yolo.errors import (
     MissingDependencyError,
     UnsafeCheckpointError,
     UnsupportedModelError,
+    first_line,
 )
-from trt_yolo.evaluation.parity import Frames, Parity, check_frames, check_parity, check_same_head
-from trt_yolo.export.options import INT8_OPSET, ExportOptions
+from trt_yolo.evaluation.parity import (
+    Frames,
+    Parity,
+    check_frames,
+    check_letterbox,
+    check_parity,
+    check_same_head,
+)
+from trt_yolo.export.options import DEFAULT_OUT, INT8_OPSET, ExportOptions
+from trt_yolo.export.report import Artifact, ExportReport
 from trt_yolo.graph import from_ultralytics
 from trt_yolo.graph.blocks import UnknownBlockError
 from trt_yolo.graph.checkpoint import read_checkpoint
@@ -42,94 +54,46 @@ from trt_yolo.graph.head_from_checkpoint import (
     trained_imgsz_and_stride,
 )
 from trt_yolo.graph.head_from_onnx import head_from_onnx, with_opset
-from trt_yolo.graph.letterbox_in_graph import check_letterbox, letterboxing_from_deploy
+from trt_yolo.graph.letterbox_in_graph import letterboxing_from_deploy
 from trt_yolo.graph.writer import DEFAULT_OPSET, MAX_OPSET, MIN_OPSET, opset_of, serialized
 from trt_yolo.precision.images import PrecisionImages, default_images, images_from
 from trt_yolo.precision.int8_for_cpu import cpu_network
-from trt_yolo.precision.maker import PrecisionMaker, Progress, fp16_unjudged
+from trt_yolo.precision.maker import PrecisionMaker, fp16_unjudged
 from trt_yolo.precision.network import Network, network_of
 from trt_yolo.precision.report import PrecisionReport
 from trt_yolo.system.interruption import temporary_folder
-from trt_yolo.system.paths import check_utf8
+from trt_yolo.system.progress import Progress, no_progress
 from trt_yolo.version import __version__
-
-if TYPE_CHECKING:
-    from trt_yolo.build.engine_from_onnx import EngineReport
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Artifact:
-    """A file that was written.
-
-    Attributes:
-        path: Where it is.
-        format: `onnx` or `engine`.
-        precision: `fp32`, `fp16` or `int8`.
-        bytes: Its size.
-    """
-
-    path: Path
-    format: str
-    precision: str
-    bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportReport:
-    """What an export wrote, and how it was checked.
-
-    Attributes:
-        artifacts: The files.
-        manifest: What they are.
-        parity: The float deploy graph against the float head graph; None for a head graph or unchecked.
-        accuracy: What the precision costs; None for FP32, or where there was nothing to measure it with.
-        engine: The engine that was built of it; None where none was asked for.
-    """
-
-    artifacts: list[Artifact]
-    manifest: Manifest
-    parity: Parity | None
-    accuracy: PrecisionReport | None = None
-    engine: EngineReport | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        artifacts = [{**dataclasses.asdict(one), "path": str(one.path)} for one in self.artifacts]
-        parity = (
-            None if self.parity is None else {**dataclasses.asdict(self.parity), "holds": self.parity.holds}
-        )
-        accuracy = None if self.accuracy is None else self.accuracy.to_dict()
-        found: dict[str, Any] = {"artifacts": artifacts, "parity": parity, "accuracy": accuracy}
-        if self.engine is not None:
-            assert self.manifest.engine is not None
-            test = self.engine.self_test
-            checked = None if test is None else dataclasses.asdict(test)
-            found["engine"] = dataclasses.asdict(self.manifest.engine) | {
-                "log": str(self.engine.log), "warnings": self.engine.warnings,
-                "build_seconds": self.engine.build_seconds, "peak_bytes": self.engine.peak_bytes,
-                "self_test": checked,
-            }  # fmt: skip
-        return found
-
-
 def export_model(
-    source: Path, *, out: Path, options: ExportOptions | None = None, progress: Progress | None = None
+    source: str | Path | None = None,
+    *,
+    out: str | Path = DEFAULT_OUT,
+    options: ExportOptions | None = None,
+    progress: Progress = no_progress,
 ) -> ExportReport:
     """Exports a `.pt` checkpoint or a head-graph `.onnx` into the folder `out`.
 
+        options = ExportOptions(precision="fp16", data="coco128.yaml")  # of trt_yolo.export.options
+        report = trt_yolo.export_model("yolov8n.pt", out="engines", options=options)
+        model = trt_yolo.load(report.artifacts[0].path)
+
     Args:
-        source: The checkpoint or head graph.
+        source: The checkpoint or head graph; a name such as `yolov8n`, which is downloaded once; None: the demo model.
         out: The folder; made if it is not there.
         options: What to export.
         progress: Told what is being done while a precision is made.
 
     Raises:
         InputError: The source or the images cannot be used, an option does not fit, or the folder cannot be written.
+        DownloadError: A named model that could not be fetched.
         ExportError: The deploy graph failed its check, or the precision costs too much; no artifact was written.
         MissingDependencyError: The check needs ONNX Runtime, or the architecture needs Ultralytics.
     """
+    source, out = source if isinstance(source, Path) else find_weights(source), Path(out)
     options = options or ExportOptions()
     check_utf8(Path(source.name))
     check_writable(out)
@@ -198,7 +162,7 @@ def _precise(
     manifest: Manifest,
     options: ExportOptions,
     cache: Path,
-    progress: Progress | None,
+    progress: Progress,
 ) -> tuple[bytes, PrecisionReport | None]:
     """The artifact in the precision asked for, and what it costs; None where nothing can tell."""
     if manifest.target == "cpu":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -16,8 +16,10 @@ from trt_yolo.precision.maker import PrecisionOptions
 Exporter = Literal["auto", "native", "ultralytics"]
 Precision = Literal["fp32", "fp16", "int8"]
 
+DEFAULT_OUT = Path("engines")
 INT8_OPSET = 19  # the first with Q/DQ around FP16 tensors
 MAX_ROWS = 3840  # TensorRT's TopK, ITopKLayer, gives no more
+_USUAL = PrecisionOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,7 @@ class ExportOptions:
     rows: int | None = None
     exporter: Exporter = "auto"
     precision: Precision = "fp32"
-    low_precision: PrecisionOptions = field(default_factory=PrecisionOptions)
+    low_precision: PrecisionOptions = _USUAL
     data: str | None = None
     check_images: Sequence[Path] = ()
     check: bool = True

@@ -18,7 +18,7 @@ from trt_yolo.graph.writer import GraphWriter
 
 _MAX_MODULES = 10_000  # YOLOv8x has 250; a module that holds itself many times over has no end
 
-Array = npt.NDArray[np.float32]
+_Array = npt.NDArray[np.float32]
 
 
 class UnknownBlockError(UnsupportedModelError):
@@ -50,7 +50,7 @@ def _conv2d(graph: GraphWriter, record: Record, tensors: list[str], name: str) -
     return _convolution(graph, record, weight, bias, tensors[0], name)
 
 
-def _folded(conv: Record, norm: Record | None) -> tuple[Array, Array]:
+def _folded(conv: Record, norm: Record | None) -> tuple[_Array, _Array]:
     """Weight and bias of a convolution with the batch norm behind it folded in, computed in float64."""
     weight = _tensor(conv, "weight", 4)
     bias = np.zeros(len(weight)) if conv.get("bias") is None else _tensor(conv, "bias", 1)
@@ -71,7 +71,9 @@ def _tensor(record: Record, name: str, dimensions: int) -> npt.NDArray[np.float6
     return value.astype(np.float64)
 
 
-def _convolution(graph: GraphWriter, conv: Record, weight: Array, bias: Array, tensor: str, name: str) -> str:
+def _convolution(
+    graph: GraphWriter, conv: Record, weight: _Array, bias: _Array, tensor: str, name: str
+) -> str:
     if conv.get("padding_mode", "zeros") != "zeros" or isinstance(conv.padding, str):
         raise UnknownBlockError(unknown_block(conv, name, detail=" with a padding mode"))
     top, left = _pair(conv.padding)
@@ -258,7 +260,7 @@ def emit_detect(
     graph.op("Concat", boxes, scores, name="output0", axis=1)
 
 
-def _anchor_centres(rows: int, columns: int, stride: int) -> Array:
+def _anchor_centres(rows: int, columns: int, stride: int) -> _Array:
     """(3, rows * columns): x and y of each cell's centre in cells, and the stride."""
     x, y = np.meshgrid(np.arange(columns) + 0.5, np.arange(rows) + 0.5)
     return np.stack([x.ravel(), y.ravel(), np.full(x.size, stride)]).astype(np.float32)

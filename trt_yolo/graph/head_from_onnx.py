@@ -20,8 +20,8 @@ from trt_yolo.artifacts.manifest import (
     manifest_from_ultralytics,
 )
 from trt_yolo.artifacts.shapes import MAX_SIDE, BatchRange, anchor_count
-from trt_yolo.backends.onnxruntime import first_line, open_session
-from trt_yolo.errors import InputError, MissingDependencyError, UnsupportedModelError
+from trt_yolo.backends.onnxruntime import open_session
+from trt_yolo.errors import InputError, MissingDependencyError, UnsupportedModelError, first_line
 from trt_yolo.graph.onnx_file import model_from_file
 from trt_yolo.graph.writer import FLOAT, FLOAT16, dimensions, opset_of
 

@@ -15,13 +15,9 @@ import onnx
 
 from trt_yolo.errors import ExportError
 from trt_yolo.graph.writer import FLOAT, UINT8, GraphWriter, dimensions, opset_of, value_info
-from trt_yolo.vision.letterbox import PADDING, Letterbox, fit_letterbox, letterbox_into
+from trt_yolo.vision.letterbox import PADDING, Letterbox, fit_letterbox
 
-LEVELS = 1  # of 255: what the graph's pixels may differ by from the processor's
 _PREFIX = "letterbox."
-_SEED = 20
-
-Frame = npt.NDArray[np.uint8]
 
 
 def letterboxing_from_deploy(
@@ -78,57 +74,10 @@ def write_letterbox(writer: GraphWriter, letterbox: Letterbox) -> str:
     return tensor
 
 
-def check_letterbox(source_hw: tuple[int, int], imgsz_hw: tuple[int, int], *, opset: int) -> int:
-    """The largest difference of a pixel from the processor's letterbox, in levels of 255, on ONNX Runtime.
-
-    Args:
-        source_hw: Height and width of the source, in pixels.
-        imgsz_hw: Height and width of the model's input, in pixels.
-        opset: ONNX operator set.
-
-    Raises:
-        ExportError: More than one level.
-        MissingDependencyError: onnxruntime is not installed.
-    """
-    from trt_yolo.backends.onnxruntime import open_session
-
-    letterbox = fit_letterbox(source_hw, imgsz_hw)
-    frame = _check_frame(source_hw)
-    wanted: Frame = np.empty((*imgsz_hw, 3), np.uint8)
-    letterbox_into(frame, wanted, letterbox)
-    session = open_session(letterbox_alone(letterbox, opset=opset).SerializeToString(), threads=1)
-    (found,) = session.run(None, {"frames": frame[None]})
-    worst = int(np.abs(found[0].transpose(1, 2, 0) - wanted).max())
-    if worst > LEVELS:
-        raise ExportError(
-            f"the letterbox in the graph differs from the processor's by {worst} levels of 255 (allowed {LEVELS}) "
-            f"from {source_hw[0]}x{source_hw[1]}; nothing was written, please report these sizes"
-        )
-    return worst
-
-
-def letterbox_alone(letterbox: Letterbox, *, opset: int) -> onnx.ModelProto:
-    """A graph that only letterboxes: `frames` uint8 (N, H, W, 3) -> `letterboxed` float32 (N, 3, H, W), 0 to 255."""
-    writer = GraphWriter(opset=opset, prefix=_PREFIX)
-    tensor = write_letterbox(writer, letterbox)
-    writer.nodes.append(onnx.helper.make_node("Identity", [tensor], ["letterboxed"], name="letterboxed"))
-    return writer.model(
-        name="letterbox",
-        inputs=[value_info("frames", UINT8, ["batch", *letterbox.source_hw, 3])],
-        outputs=[value_info("letterboxed", FLOAT, ["batch", 3, *letterbox.target_hw])],
-        metadata={},
-    )
-
-
 def _scales(letterbox: Letterbox) -> npt.NDArray[np.float32]:
     """(4,) of N, C, H, W. A millionth more, so that no rounding makes a side one pixel shorter."""
     sides = zip(letterbox.resized_hw, letterbox.source_hw, strict=True)
     return np.array([1, 1, *(resized / source * (1 + 1e-6) for resized, source in sides)], np.float32)
-
-
-def _check_frame(source_hw: tuple[int, int]) -> Frame:
-    """(H, W, 3) uint8: noise, which no two ways of interpolating would agree on by chance."""
-    return np.random.default_rng(_SEED).integers(0, 256, (*source_hw, 3), np.uint8)
 
 
 def _only_reader(graph: onnx.GraphProto, tensor: str, kind: str) -> onnx.NodeProto:

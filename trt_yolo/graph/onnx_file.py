@@ -16,7 +16,13 @@ from google.protobuf.message import DecodeError
 
 from trt_yolo.artifacts.file_kinds import kind_of
 from trt_yolo.backends.onnxruntime import open_session
-from trt_yolo.errors import BackendError, InputError, MissingDependencyError, UnsupportedModelError
+from trt_yolo.errors import (
+    BackendError,
+    InputError,
+    MissingDependencyError,
+    UnsupportedModelError,
+    on_one_line,
+)
 from trt_yolo.graph.writer import NEWEST_IR, sort_nodes, subgraphs, text_of
 from trt_yolo.system.paths import absence
 
@@ -82,7 +88,7 @@ def parsed_model(path: Path) -> onnx.ModelProto:
         model.ParseFromString(path.read_bytes())
     except (DecodeError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{path} is damaged or no ONNX model ({_short(error)}); export or copy it again"
+            f"{path} is damaged or no ONNX model ({on_one_line(error)}); export or copy it again"
         ) from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
@@ -145,7 +151,7 @@ def _read_weights(model: onnx.ModelProto, path: Path) -> None:
         onnx.load_external_data_for_model(model, str(path.parent))
     except (onnx.checker.ValidationError, ValueError, TypeError, OSError) as error:
         raise InputError(
-            f"the weights of {path} cannot be read ({_short(error)}); copy them again beside the model"
+            f"the weights of {path} cannot be read ({on_one_line(error)}); copy them again beside the model"
         ) from error
 
 
@@ -215,12 +221,10 @@ def _invalid(path: Path, error: Exception) -> InputError:
     try:
         open_session(path, threads=1, optimize=False)
     except (BackendError, MissingDependencyError):
-        return InputError(f"{path} is damaged or no ONNX model ({_short(error)}); export or copy it again")
+        return InputError(
+            f"{path} is damaged or no ONNX model ({on_one_line(error)}); export or copy it again"
+        )
     return UnsupportedModelError(
-        f"{path} runs in ONNX Runtime, but is not valid ONNX, which the export needs ({_short(error)}); "
+        f"{path} runs in ONNX Runtime, but is not valid ONNX, which the export needs ({on_one_line(error)}); "
         "give the .pt, or export it again with another version of the exporter"
     )
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -28,7 +28,7 @@ _MAX_DIMENSIONS = 8
 _MAX_NAME = 500  # characters of a class and its module; a method of a method of ... grows with each
 
 
-class StorageType(enum.Enum):
+class _StorageType(enum.Enum):
     """The storage classes of torch, and how their memory is laid out; bfloat16 is read as uint16."""
 
     DoubleStorage = "<f8"
@@ -135,7 +135,7 @@ class Storage(NamedTuple):
     """A tensor's memory before any of it is read."""
 
     key: str
-    kind: StorageType
+    kind: _StorageType
 
 
 class _Allowed:
@@ -180,8 +180,8 @@ class RecordUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in self._functions:
             return self._functions[module, name]
-        if module in ("torch", "torch.storage") and name in StorageType.__members__:
-            return StorageType[name]
+        if module in ("torch", "torch.storage") and name in _StorageType.__members__:
+            return _StorageType[name]
         class_path = f"{module}.{name}"
         if module == "torch" and name.startswith(("float", "int", "uint", "bfloat", "bool")):
             return class_path
@@ -203,7 +203,7 @@ class RecordUnpickler(pickle.Unpickler):
             raise CheckpointError("it refers to something that is no tensor storage")
         if pid[5:] not in ((), (None,)):
             raise CheckpointError("a storage is part of another, as before PyTorch 0.4")
-        if not isinstance(pid[1], StorageType) or not isinstance(pid[2], str):
+        if not isinstance(pid[1], _StorageType) or not isinstance(pid[2], str):
             raise CheckpointError("a tensor's storage has a type that torch does not know")
         return Storage(key=pid[2], kind=pid[1])
 
@@ -248,7 +248,7 @@ class RecordUnpickler(pickle.Unpickler):
             raise CheckpointError("a tensor has no storage")
         if storage not in self._read:
             memory = np.frombuffer(self._memory(storage), storage.kind.value)
-            if storage.kind is StorageType.BFloat16Storage:
+            if storage.kind is _StorageType.BFloat16Storage:
                 memory = (memory.astype(np.uint32) << 16).view(np.float32)
             self._read[storage] = memory
         return self._read[storage]

@@ -1,4 +1,4 @@
-"""What GPUs are doing now, by NVML, and what the machine draws, by NVML and `trt_yolo.hardware.power`.
+"""What GPUs are doing now, by NVML.
 
 Never raises. What a machine does not say is None; why nothing is known stands in `notes`. GPUs are those of CUDA's
 order, found in NVML by their PCI bus id: NVML counts otherwise, and knows no CUDA_VISIBLE_DEVICES.
@@ -6,24 +6,17 @@ order, found in NVML by their PCI bus id: NVML counts otherwise, and knows no CU
 
 from __future__ import annotations
 
-import functools
 import importlib
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from trt_yolo.hardware.gpus import Device, devices
-from trt_yolo.hardware.power import CountedEnergy, EnergySource, SampledPower, board_watts, rapl_packages
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_SAMPLE_S = 0.1
-_TICK_S = 10.0  # a RAPL counter of AMD begins anew after some 200 s at 300 W
 _IDLE = 0x1
 # the bits of nvmlClocksEventReasons in nvml.h, named nvmlClocksThrottleReasons before driver 535
 _REASONS = {
@@ -238,110 +231,3 @@ def gpu_readings(indices: Sequence[int] | None = None) -> list[GpuReading]:
         known = {reading.index: reading for reading in nvml.readings()}
     wanted = sorted(known) if indices is None else indices
     return [known.get(index, GpuReading(index=index)) for index in wanted]
-
-
-class Mark(NamedTuple):
-    """A moment, and the energy used until then, by source; see `PowerMeter`."""
-
-    at_s: float
-    joules: tuple[float | None, ...]
-
-
-class PowerMeter:
-    """Mean power of the machine over stretches of time. A context manager.
-
-    What is summed up: GPUs by NVML (their energy counter, or else power sampled ten times a second), processors by
-    RAPL. A Jetson's own monitor, sampled, measures all of its module, the GPU in it too.
-
-    Attributes:
-        sources: What is summed up; none: nobody knows the power.
-        notes: What could not be read, and why.
-
-    Args:
-        root: Where `/sys` lies.
-        nvml: NVIDIA's management library, asked about the GPUs that count; None: this machine's, and all of them.
-    """
-
-    def __init__(self, root: Path = Path("/"), nvml: Nvml | None = None) -> None:
-        self.sources: list[str] = []
-        self._measured: list[EnergySource] = []
-        self._root = root
-        self._nvml = Nvml() if nvml is None else nvml
-        self.notes = list(self._nvml.notes)
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> Self:
-        board = board_watts(self._root)
-        if board is not None:
-            self._measured.append(SampledPower("the Jetson module, by its power monitor", board))
-        else:
-            self._find_rapl()
-        self._find_gpus(within_board=board is not None)
-        self.sources = [source.name for source in self._measured]
-        if self._measured:
-            self._thread = threading.Thread(target=self._run, name="trt-yolo-power", daemon=True)
-            self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopped.set()
-        if self._thread is not None:
-            self._thread.join()
-        self._nvml.__exit__(None, None, None)
-
-    def mark(self) -> Mark:
-        """This moment; a few file reads, and calls of NVML."""
-        joules = tuple(source.joules() for source in self._measured)
-        for source, used_j in zip(self._measured, joules, strict=True):
-            note = f"power of {source.name}: it does not answer any more"
-            if used_j is None and note not in self.notes:
-                self.notes.append(note)
-        return Mark(time.perf_counter(), joules)
-
-    def watts(self, stretches: Sequence[tuple[Mark, Mark]]) -> float | None:
-        """Mean power over stretches of time between marks, watts; None where nobody knows all of it."""
-        seconds = sum(end.at_s - begin.at_s for begin, end in stretches)
-        if not self.sources or seconds <= 0:
-            return None
-        total_j = 0.0
-        for begin, end in stretches:
-            for before_j, after_j in zip(begin.joules, end.joules, strict=True):
-                if before_j is None or after_j is None:
-                    return None
-                total_j += after_j - before_j
-        return total_j / seconds
-
-    def _find_gpus(self, *, within_board: bool) -> None:
-        nvml = self._nvml
-        parts = {one.index for one in nvml.modes() if one.mig}
-        for gpu in nvml.whole_gpus():
-            if gpu.integrated and within_board:
-                continue
-            name = f"GPU {gpu.index}, by NVML's "
-            if nvml.joules(gpu.index) is not None:
-                ask = functools.partial(nvml.joules, gpu.index)
-                self._measured.append(CountedEnergy(f"{name}energy counter", ask))
-            elif nvml.watts(gpu.index) is not None:
-                self._measured.append(SampledPower(f"{name}power", functools.partial(nvml.watts, gpu.index)))
-            else:
-                self.notes.append(f"power of GPU {gpu.index}: NVML does not say it")
-            if gpu.index in parts:
-                self.notes.append(f"power of GPU {gpu.index}: of all of it, whoever uses its other parts")
-
-    def _find_rapl(self) -> None:
-        packages = rapl_packages(self._root)
-        self._measured += [package for package in packages if package.is_readable]
-        for package in packages:
-            if not package.is_readable:
-                self.notes.append(f"power of {package.name}: cannot be read (only by root)")
-        if not packages:
-            self.notes.append("power of the processor: this system has neither RAPL nor a Jetson's monitor")
-
-    def _run(self) -> None:
-        samples = any(isinstance(source, SampledPower) for source in self._measured)
-        while not self._stopped.wait(_SAMPLE_S if samples else _TICK_S):
-            for source in self._measured:
-                source.tick()

@@ -1,6 +1,7 @@
-"""What this machine has: packages and their versions. Never raises, imports nothing heavy.
+"""What this machine has: packages and their versions; those that not every user has are imported or said to be missing.
 
-Packages are looked up by their metadata; only onnxruntime is imported, to ask for its providers.
+What looks packages up never raises and imports nothing heavy: they are found by their metadata, and only onnxruntime is
+imported, to ask for its providers. `import_or_refuse` imports what is asked for.
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Mapping
+import platform
+import re
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trt_yolo.errors import MissingDependencyError
+from trt_yolo.errors import MissingDependencyError, on_one_line
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Feature:
     """Something that trt-yolo does, the packages that it takes, and how to get them.
 
     Attributes:
-        name: As in the extras of the package.
+        name: Of the extra; `core` is what comes without one.
         purpose: What it is for.
         packages: Names on the package index; of alternatives one is enough.
         install: The command.
@@ -41,68 +45,24 @@ class Probe:
     state: str
 
 
-FEATURES = (
-    Feature(
-        "core",
-        "everything",
-        (
-            "numpy",
-            "opencv-python",
-            "av",
-            "simplejpeg",
-            "pillow",
-            "onnx",
-            "typer",
-            "rich",
-            "pyyaml",
-            "filelock",
-        ),
-        "pip install trt-yolo",
-    ),
-    Feature(
-        "cpu",
-        "run models on the CPU, measure mAP",
-        ("onnxruntime", "faster-coco-eval"),
-        "pip install 'trt-yolo[cpu]'",
-    ),
-    Feature(
-        "gpu",
-        "run engines on an NVIDIA GPU",
-        ("onnxruntime-gpu", "tensorrt", "cuda-bindings", "nvidia-ml-py", "faster-coco-eval"),
-        "pip install 'trt-yolo[gpu]' (on a Jetson: JetPack's own TensorRT; JetPack 6 also: 'cuda-bindings<13')",
-    ),
-    Feature(
-        "pycuda",
-        "reach the GPU without cuda-bindings, as on older Jetsons",
-        ("pycuda",),
-        "pip install 'trt-yolo[pycuda]' (compiles: it needs a C++ compiler and CUDA's headers)",
-    ),
-    Feature(
-        "lean",
-        "run engines built with --version-compatible, without the whole TensorRT",
-        ("tensorrt-lean-cu13",),
-        "pip install 'trt-yolo[lean]'",
-    ),
-    Feature(
-        "rtx",
-        "build engines with TensorRT for RTX, also without a GPU",
-        ("tensorrt-rtx-cu13",),
-        "pip install 'trt-yolo[rtx]'",
-    ),
-    Feature(
-        "nvcodec",
-        "decode images and videos on the GPU",
-        ("nvidia-nvimgcodec-cu12", "PyNvVideoCodec"),
-        "pip install 'trt-yolo[nvcodec]'",
-    ),
-    Feature(
-        "export",
-        "architectures other than YOLOv8",
-        ("ultralytics", "onnxslim"),
-        "pip install 'trt-yolo[export]' (AGPL-3.0)",
-    ),
-)
-
+_PURPOSES = {
+    "core": "everything",
+    "cpu": "run models on the CPU, measure mAP",
+    "gpu": "run engines on an NVIDIA GPU",
+    "pycuda": "reach the GPU without cuda-bindings, as on older Jetsons",
+    "lean": "run engines built with --version-compatible, without the whole TensorRT",
+    "rtx": "build engines with TensorRT for RTX, also without a GPU",
+    "nvcodec": "decode images and videos on the GPU",
+    "export": "architectures other than YOLOv8",
+    "metrics": "a runtime's numbers for Prometheus",
+    "report": "bench --html: a page with plots",
+    "peers": "bench --peers: other runtimes beside this one",
+}
+_HINTS = {
+    "gpu": " (on a Jetson: JetPack's own TensorRT; JetPack 6 also: 'cuda-bindings<13')",
+    "pycuda": " (compiles: it needs a C++ compiler and CUDA's headers)",
+    "export": " (AGPL-3.0)",
+}
 _MODULES = {
     "opencv-python": "cv2",
     "onnxruntime-gpu": "onnxruntime",
@@ -113,7 +73,7 @@ _MODULES = {
     "pillow": "PIL",
     "pyyaml": "yaml",
     "nvidia-nvimgcodec-cu12": "nvidia.nvimgcodec",
-    "faster-coco-eval": "faster_coco_eval",
+    "pynvvideocodec": "PyNvVideoCodec",
 }
 _ALTERNATIVES = {
     "opencv-python": ("opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),
@@ -123,6 +83,40 @@ _ALTERNATIVES = {
     "tensorrt-rtx-cu13": ("tensorrt-rtx", "tensorrt-rtx-cu12"),
     "nvidia-nvimgcodec-cu12": ("nvidia-nvimgcodec-cu13",),
 }
+_EQUALS = re.compile(r"(\w+) == ['\"]([^'\"]*)['\"]")
+
+
+def features() -> list[Feature]:
+    """Those of the installed trt-yolo, `core` first, then each extra but `dev`; none where it is not installed."""
+    try:
+        extras = importlib.metadata.metadata("trt-yolo").get_all("Provides-Extra", [])
+        requirements = importlib.metadata.requires("trt-yolo") or []
+    except Exception:  # noqa: BLE001  not installed, or damaged metadata, which may raise anything
+        return []
+    core = Feature("core", _PURPOSES["core"], packages_of("", requirements), "pip install trt-yolo")
+    return [core, *(_feature(extra, requirements) for extra in extras if extra != "dev")]
+
+
+def _feature(extra: str, requirements: Sequence[str]) -> Feature:
+    install = f"pip install 'trt-yolo[{extra}]'{_HINTS.get(extra, '')}"
+    return Feature(extra, _PURPOSES.get(extra, ""), packages_of(extra, requirements), install)
+
+
+def packages_of(extra: str, requirements: Sequence[str]) -> tuple[str, ...]:
+    """The packages that an extra, '' for none, brings on this machine.
+
+    Args:
+        extra: Its name.
+        requirements: As in `Requires-Dist`; of markers only those that hold `==` joined by `and` are understood.
+    """
+    here = {"extra": extra, "sys_platform": sys.platform, "platform_machine": platform.machine()}
+    names = []
+    for requirement in requirements:
+        name, marker = re.split(r"[^\w.-]", requirement, maxsplit=1)[0], requirement.partition(";")[2]
+        wanted = {"extra": ""} | dict(_EQUALS.findall(marker))
+        if wanted.items() <= here.items():
+            names.append(name.lower())
+    return tuple(names)
 
 
 def probe(package: str) -> Probe:
@@ -162,7 +156,7 @@ def warnings(probes: Mapping[str, Probe]) -> list[str]:
 
 
 def _found(package: str) -> bool:
-    name = _MODULES.get(package, package)
+    name = _MODULES.get(package, package.replace("-", "_"))
     try:
         return importlib.util.find_spec(name) is not None
     except Exception:  # noqa: BLE001  the parent package is imported, and may raise anything
@@ -176,7 +170,6 @@ def _providers() -> str:
         return f"nothing, its import fails ({type(error).__name__}: {error}); install it again"
 
 
-# Packages that not every user has: imported where they are needed, or said in words to be missing.
 def import_or_refuse(module: str, *, purpose: str, package: str, extra: str) -> Any:
     """The module.
 
@@ -193,6 +186,6 @@ def import_or_refuse(module: str, *, purpose: str, package: str, extra: str) -> 
         return importlib.import_module(module)
     except (ImportError, OSError, RuntimeError) as error:
         raise MissingDependencyError(
-            f"{purpose} needs {package}, which does not import ({' '.join(str(error).split())[:200]}); "
+            f"{purpose} needs {package}, which does not import ({on_one_line(error)}); "
             f"pip install 'trt-yolo[{extra}]'"
         ) from error

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from trt_yolo.hardware.cores import usable_cpus
+from trt_yolo.hardware.cores import text_at, usable_cpus
 
 _FLAGS = (
     "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "asimddp",
@@ -38,9 +38,9 @@ def processor(root: Path) -> dict[str, Any]:
     Args:
         root: Where `/proc` and `/sys` lie.
     """
-    cpus, info = usable_cpus(root), _read(root / "proc/cpuinfo")
+    cpus, info = usable_cpus(root), text_at(root / "proc/cpuinfo")
     flags = set(_field(info, "flags").split() + _field(info, "Features").split())
-    board = _read(root / "proc/device-tree/model").rstrip("\0") or _field(info, "Model")
+    board = text_at(root / "proc/device-tree/model").rstrip("\0") or _field(info, "Model")
     return {
         "cpu": _field(info, "model name") or _arm_cores(info) or _field(info, "Hardware") or board or None,
         "board": board or None,
@@ -76,7 +76,7 @@ def cpu_times(root: Path) -> tuple[int, int] | None:
 
     The last two columns are left out: time of guests, which is in the first two already.
     """
-    fields = _read(root / "proc/stat").partition("\n")[0].split()[1:9]
+    fields = text_at(root / "proc/stat").partition("\n")[0].split()[1:9]
     try:
         values = [int(field) for field in fields]
     except ValueError:
@@ -87,14 +87,14 @@ def cpu_times(root: Path) -> tuple[int, int] | None:
 def throttle_count(root: Path) -> int | None:
     """How often cores were slowed down since the start, because they were hot; None where nobody counts."""
     paths = root.glob("sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count")
-    counts = [int(text) for text in map(_read, paths) if text.isdecimal()]
+    counts = [int(text) for text in map(text_at, paths) if text.isdecimal()]
     return sum(counts) if counts else None
 
 
 def load(root: Path) -> float | None:
     """How many processes ran or waited to, mean of the last minute."""
     try:
-        return float(_read(root / "proc/loadavg").split()[0])
+        return float(text_at(root / "proc/loadavg").split()[0])
     except (IndexError, ValueError):
         return None
 
@@ -119,14 +119,14 @@ def _container(root: Path) -> str | None:
     for name, kind in _CONTAINERS.items():
         if (root / name).exists():
             return kind
-    groups = _read(root / "proc/self/cgroup")
+    groups = text_at(root / "proc/self/cgroup")
     return next((kind for kind in _CONTAINER_GROUPS if kind in groups), None)
 
 
 def _governor(root: Path) -> str | None:
     """What all clock policies have; `mixed: ...` where they differ."""
     paths = root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")
-    found = sorted({_read(path) for path in paths} - {""})
+    found = sorted({text_at(path) for path in paths} - {""})
     return None if not found else found[0] if len(found) == 1 else f"mixed: {', '.join(found)}"
 
 
@@ -138,7 +138,9 @@ def _turbo(root: Path) -> bool | None:
 
 def _megahertz(root: Path, name: str, info: str) -> float | None:
     """The mean over the cores; the clock now also from `/proc/cpuinfo`."""
-    texts = [_read(one) for one in root.glob(f"sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_{name}_freq")]
+    texts = [
+        text_at(one) for one in root.glob(f"sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_{name}_freq")
+    ]
     values = [int(text) / 1e3 for text in texts if text.isdecimal()]
     if not values and name == "cur":
         values = [float(text) for text in re.findall(r"^cpu MHz\s*:\s*([\d.]+)$", info, re.MULTILINE)]
@@ -149,32 +151,25 @@ def _is_on_battery(root: Path) -> bool | None:
     """Whether a battery feeds it, by which many a laptop is slower; None where there is neither battery nor mains."""
     states: list[bool] = []
     for supply in root.glob("sys/class/power_supply/*"):
-        if _read(supply / "scope") == "Device":
+        if text_at(supply / "scope") == "Device":
             continue  # a mouse's
-        kind, status = _read(supply / "type"), _read(supply / "status")
+        kind, status = text_at(supply / "type"), text_at(supply / "status")
         if kind == "Battery" and status:
             states.append(status == "Discharging")
-        elif kind == "Mains" and _read(supply / "online") == "1":
+        elif kind == "Mains" and text_at(supply / "online") == "1":
             states.append(False)
     return any(states) if states else None
 
 
 def _memory_gb(root: Path) -> float | None:
-    found = re.search(r"^MemTotal:\s*(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE)
+    found = re.search(r"^MemTotal:\s*(\d+) kB", text_at(root / "proc/meminfo"), re.MULTILINE)
     return int(found[1]) * 1024 / 1e9 if found else None
 
 
 def _switch(path: Path) -> bool | None:
-    return {"0": False, "1": True}.get(_read(path))
+    return {"0": False, "1": True}.get(text_at(path))
 
 
 def _field(info: str, name: str) -> str:
     found = re.search(rf"^{re.escape(name)}[ \t]*:[ \t]*(.*)$", info, re.MULTILINE)
     return found[1].strip() if found else ""
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except (OSError, ValueError):
-        return ""

@@ -1,7 +1,7 @@
 """The layers of a TensorRT engine, from what its own inspector and profiler say.
 
-Enters: the JSON of `EngineInspector.get_engine_information` and of `trtexec --exportProfile`. Leaves: `Layer`s,
-`Tensor`s, times. Loads no TensorRT and no engine.
+Enters: an engine, which `layer_information` alone loads, on the GPU that it runs on; or the JSON of
+`EngineInspector.get_engine_information` and of `trtexec --exportProfile`. Leaves: `Layer`s, `Tensor`s, times.
 
 TensorRT 8 to 10 give a tensor's type and layout in one text, `Format/Datatype`: a type alone (`Half`), or a sentence
 ("Thirty-two wide channel vectorized row major Int8 format"). TensorRT 11 and TensorRT for RTX split it into `Format`
@@ -19,7 +19,7 @@ from typing import Any
 from trt_yolo.engine.compatibility import Engine
 from trt_yolo.engine.library import Library
 from trt_yolo.engine.log import Log, in_one_line, started_runtime
-from trt_yolo.errors import BackendError, InputError
+from trt_yolo.errors import BackendError, InputError, on_one_line
 from trt_yolo.inspection.inspection import Layer, Multiplying, Precision, Tensor
 
 _TYPES: dict[str, Precision] = {
@@ -37,6 +37,28 @@ _SYNCHRONIZING = frozenset({"signal", "wait"})  # of streams; they compute nothi
 _OTHER_PROFILE = re.compile(r"\[profile [1-9]\d*\]\s*$")
 # Before TensorRT 10.8 a layer's metadata is written with its quotes as they are, so that the whole is no JSON.
 _METADATA = re.compile(r'^(\s*"Metadata"\s*:\s*").*("\s*,?\s*)$', re.MULTILINE)
+
+
+def layer_information(engine: Engine) -> str:
+    """The engine inspector's JSON: `Layers` and `Bindings`.
+
+    Args:
+        engine: One that loads here.
+
+    Raises:
+        BackendError: TensorRT does not start, or does not load it all the same.
+        MissingDependencyError: Its TensorRT does not import.
+    """
+    library = Library(engine.plan.family)
+    log = Log(library)
+    runtime = started_runtime(log)
+    plan = runtime.deserialize_cuda_engine(engine.plan.read())
+    if plan is None:
+        raise BackendError(
+            f"{library.name} {library.version} does not load {engine.plan.path}: {in_one_line(log.errors)}; "
+            "build it again"
+        )
+    return str(plan.create_engine_inspector().get_engine_information(library.trt.LayerInformationFormat.JSON))
 
 
 def layers_from_inspector(text: str) -> list[Layer]:
@@ -90,8 +112,7 @@ def _parsed(text: str, what: str) -> Any:
     try:
         return json.loads(text, strict=False)  # TensorRT separates names with control characters
     except (ValueError, RecursionError) as error:
-        detail = " ".join(str(error).split())[:200]
-        raise InputError(f"{what} is damaged or no JSON ({detail}); write it again") from error
+        raise InputError(f"{what} is damaged or no JSON ({on_one_line(error)}); write it again") from error
 
 
 def _entries(text: str) -> list[dict[str, Any]]:
@@ -236,26 +257,3 @@ def _macs(weights: int, outputs: list[Tensor]) -> int | None:
         return None
     channels, *places = known
     return weights * math.prod(places) if weights and channels and weights % channels == 0 else None
-
-
-# What TensorRT itself says of the layers of an engine. Needs the GPU that the engine runs on.
-def layer_information(engine: Engine) -> str:
-    """The engine inspector's JSON: `Layers` and `Bindings`.
-
-    Args:
-        engine: One that loads here.
-
-    Raises:
-        BackendError: TensorRT does not start, or does not load it all the same.
-        MissingDependencyError: Its TensorRT does not import.
-    """
-    library = Library(engine.plan.family)
-    log = Log(library)
-    runtime = started_runtime(log)
-    plan = runtime.deserialize_cuda_engine(engine.plan.read())
-    if plan is None:
-        raise BackendError(
-            f"{library.name} {library.version} does not load {engine.plan.path}: {in_one_line(log.errors)}; "
-            "build it again"
-        )
-    return str(plan.create_engine_inspector().get_engine_information(library.trt.LayerInformationFormat.JSON))

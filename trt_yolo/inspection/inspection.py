@@ -126,12 +126,12 @@ class Inspection:
     @property
     def precisions(self) -> dict[str, Share]:
         """All layers but Q/DQ by precision, the most work first."""
-        return shares(one for one in self.layers if one.kind not in (QUANTIZE, DEQUANTIZE))
+        return _shares(one for one in self.layers if one.kind not in (QUANTIZE, DEQUANTIZE))
 
     @property
     def multiplying(self) -> dict[str, Share]:
         """Convolutions and matrix products by precision, the most work first."""
-        return shares(one for one in self.layers if one.multiplies)
+        return _shares(one for one in self.layers if one.multiplies)
 
     @property
     def headline(self) -> str:
@@ -154,7 +154,7 @@ class Inspection:
         }
 
 
-def shares(layers: Iterable[Layer]) -> dict[str, Share]:
+def _shares(layers: Iterable[Layer]) -> dict[str, Share]:
     """Layers summed by precision: the most multiply-accumulates first, then the most layers."""
     groups: dict[str, list[Layer]] = {}
     for layer in layers:

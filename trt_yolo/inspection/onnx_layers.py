@@ -16,7 +16,7 @@ import onnx
 from trt_yolo.graph.writer import subgraphs, text_of
 from trt_yolo.inspection.inspection import DEQUANTIZE, QUANTIZE, Layer, Multiplying, Precision, Tensor
 
-UNKNOWN_RANK = ("...",)
+_UNKNOWN_RANK = ("...",)
 _FLOATS = frozenset({"fp4", "fp8", "fp16", "bf16", "fp32", "fp64"})
 _DTYPES = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "DOUBLE": "fp64", "UINT4": "int4"}
 # Where the weights of an operator are, then its biases and other things that training learns.
@@ -57,10 +57,10 @@ def tensor_of(value: onnx.ValueInfoProto, *, prefix: str = "") -> Tensor:
     """A graph's input, output or inner tensor."""
     kind, name = value.type, prefix + text_of(value.name)
     if not kind.HasField("tensor_type"):
-        return Tensor(name=name, dtype=kind.WhichOneof("value") or "", shape=UNKNOWN_RANK)
+        return Tensor(name=name, dtype=kind.WhichOneof("value") or "", shape=_UNKNOWN_RANK)
     shape = tuple(_side(dim) for dim in kind.tensor_type.shape.dim)
     if not kind.tensor_type.HasField("shape"):
-        shape = UNKNOWN_RANK
+        shape = _UNKNOWN_RANK
     return Tensor(name=name, dtype=_dtype(kind.tensor_type.elem_type), shape=shape)
 
 
@@ -143,7 +143,7 @@ class _Scope:
             if attribute.name == "value":
                 self._store(name, attribute.t.data_type, attribute.t.dims)
                 return
-        known = self.tensors.get(name, Tensor(name=self._prefix + name, dtype="", shape=UNKNOWN_RANK))
+        known = self.tensors.get(name, Tensor(name=self._prefix + name, dtype="", shape=_UNKNOWN_RANK))
         self.stored[name] = self.tensors[name] = known
 
     def _owner(self, name: str) -> _Scope:
@@ -161,7 +161,7 @@ class _Scope:
 
     def _shape(self, name: str) -> tuple[int | str, ...]:
         known = self._owner(name).tensors.get(name)
-        return known.shape if known else UNKNOWN_RANK
+        return known.shape if known else _UNKNOWN_RANK
 
     def _layer(self, node: onnx.NodeProto, inner: list[str]) -> Layer:
         inputs = [name for name in map(text_of, node.input) if name]

@@ -1,6 +1,7 @@
 """Which decoder images go through: the processor's, a GPU's, or whichever of them is measured to be faster.
 
-Enters: a name. Leaves: something that turns an encoded image into pixels. Knows no files.
+Enters: a name. Leaves: something that turns an encoded image into pixels. The GPU's takes JPEG alone, by nvImageCodec
+(package nvidia-nvimgcodec, extra `nvcodec`). Knows no files.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from trt_yolo.errors import InputError, MissingDependencyError
+from trt_yolo.errors import InputError, MissingDependencyError, on_one_line
 from trt_yolo.hardware.capture_gate import allocating
 from trt_yolo.hardware.gpus import NO_GPU, devices
 from trt_yolo.hardware.packages import import_or_refuse
@@ -26,6 +27,7 @@ from trt_yolo.media.jpeg import is_doubtful, may_hide_damage
 
 DecoderName = Literal["auto", "cpu", "gpu"]
 
+_MODULE = "nvidia.nvimgcodec"
 _WARM_UP = 3  # images of each: a GPU's first one loads libraries
 _TRIALS = 12  # of each that count
 
@@ -43,6 +45,17 @@ def check_decoder(decoder: str) -> None:
         raise InputError(f"no decoder {decoder!r}; give {', '.join(get_args(DecoderName))}")
     if decoder == "gpu" and (reason := why_not()):
         raise MissingDependencyError(f"images cannot be decoded on a GPU here: {reason}")
+
+
+def why_not() -> str:
+    """Why a GPU cannot decode images here; empty where it can."""
+    if not devices():
+        return NO_GPU
+    try:
+        found = importlib.util.find_spec(_MODULE) is not None
+    except ImportError:  # of a package `nvidia` that there is not
+        found = False
+    return "" if found else "nvidia-nvimgcodec is not installed: pip install 'trt-yolo[nvcodec]'"
 
 
 def decoder_for(decoder: DecoderName, *, device: int = 0) -> Decode:
@@ -128,23 +141,6 @@ class FasterDecode:
         _log.info("images are decoded by the %s: %s", "GPU" if which == "gpu" else "processor", reason)
 
 
-# JPEG files decoded by a GPU, with nvImageCodec (package nvidia-nvimgcodec, extra `nvcodec`).
-_MODULE = "nvidia.nvimgcodec"
-
-_log = logging.getLogger(__name__)
-
-
-def why_not() -> str:
-    """Why a GPU cannot decode images here; empty where it can."""
-    if not devices():
-        return NO_GPU
-    try:
-        found = importlib.util.find_spec(_MODULE) is not None
-    except ImportError:  # of a package `nvidia` that there is not
-        found = False
-    return "" if found else "nvidia-nvimgcodec is not installed: pip install 'trt-yolo[nvcodec]'"
-
-
 class GpuImageDecoder:
     """Decodes JPEG on a GPU. Safe to use from many threads: each has a decoder of its own.
 
@@ -182,7 +178,7 @@ class GpuImageDecoder:
         try:
             pixels_rgb = self._pixels_rgb(data)
         except RuntimeError as error:
-            pixels_rgb, reason = None, " ".join(str(error).split())[:200]
+            pixels_rgb, reason = None, on_one_line(error)
         if pixels_rgb is None:
             if self._said.acquire(blocking=False):
                 _log.warning(

@@ -23,7 +23,7 @@ from PIL.SunImagePlugin import SunImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from trt_yolo.errors import ImageError
+from trt_yolo.errors import ImageError, on_one_line
 from trt_yolo.media.headers import Header, jpeg2000_orientation
 from trt_yolo.media.jpeg_tiff import jpeg_tiff_pixels
 
@@ -75,7 +75,7 @@ def tiff_pixels(data: bytes, *, name: str) -> npt.NDArray[np.uint8] | None:
     except ImageError:
         raise
     except Exception as error:
-        raise ImageError(f"{name} cannot be fully decoded: {_one_line(error)}; copy it again") from error
+        raise ImageError(f"{name} cannot be fully decoded: {on_one_line(error)}; copy it again") from error
     if is_deep:
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
     rgb = image if image.mode == "RGB" else image.convert("RGB")  # which copies
@@ -91,7 +91,7 @@ def complaint(data: bytes) -> str:
         with plugin(io.BytesIO(data)) as image:
             image.load()
     except Exception as error:  # noqa: BLE001  damage raises whatever it meets first
-        return _one_line(error)
+        return on_one_line(error)
     return ""
 
 
@@ -119,7 +119,3 @@ def _frames(image: ImageFile) -> int:
         image.seek(page)
         pages += not image.tag_v2.get(_SUBFILE, 0) & _NO_PAGE
     return pages
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

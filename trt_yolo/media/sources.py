@@ -16,7 +16,7 @@ from trt_yolo.errors import InputError
 from trt_yolo.media.images import SUFFIXES as IMAGE_SUFFIXES
 from trt_yolo.system.paths import absence
 
-VIDEO_SUFFIXES = frozenset(
+_VIDEO_SUFFIXES = frozenset(
     {".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".h264", ".h265", ".hevc", ".ivf", ".m1v",
      ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts",
      ".mxf", ".nut", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv", ".y4m"}
@@ -74,8 +74,8 @@ def find_images(given: Sequence[str | Path]) -> list[Path]:
 def is_video(path: str | Path) -> bool:
     """Whether a file is a video: by its name, or by how it begins where the name does not tell."""
     suffix = os.path.splitext(path)[1].lower()
-    if suffix in VIDEO_SUFFIXES or suffix in IMAGE_SUFFIXES:
-        return suffix in VIDEO_SUFFIXES
+    if suffix in _VIDEO_SUFFIXES or suffix in IMAGE_SUFFIXES:
+        return suffix in _VIDEO_SUFFIXES
     try:
         if not os.path.isfile(path):
             return False
@@ -135,7 +135,7 @@ def _listed(folder: str) -> list[Path]:
 
 
 def _with_suffix(paths: Iterable[Path]) -> list[Path]:
-    wanted = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    wanted = IMAGE_SUFFIXES | _VIDEO_SUFFIXES
     return [path for path in paths if path.suffix.lower() in wanted and not os.path.isdir(path)]
 
 

@@ -19,15 +19,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from trt_yolo.errors import ImageError, MissingDependencyError
+from trt_yolo.errors import ImageError, MissingDependencyError, on_one_line
 from trt_yolo.hardware.capture_gate import allocating
 from trt_yolo.hardware.gpus import NO_GPU, devices
 from trt_yolo.hardware.packages import import_or_refuse
 from trt_yolo.media.decoders import DecoderName
 from trt_yolo.media.video_file import VideoFile
 
-Frame = npt.NDArray[np.uint8]
-Frames = Generator[Frame, None, None]
+_Frame = npt.NDArray[np.uint8]
+_Frames = Generator[_Frame, None, None]
 
 _MODULE = "PyNvVideoCodec"
 _TRIAL = 12  # frames of each
@@ -45,7 +45,7 @@ def why_not() -> str:
     return ""
 
 
-def read_video(path: str | Path, *, decoder: DecoderName = "auto", device: int = 0) -> Frames:
+def read_video(path: str | Path, *, decoder: DecoderName = "auto", device: int = 0) -> _Frames:
     """The frames of a video file, in order and upright. Each is an array of its own.
 
     Args:
@@ -84,13 +84,13 @@ def _check(path: Path) -> None:
         raise ImageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _on_cpu(path: Path) -> Frames:
+def _on_cpu(path: Path) -> _Frames:
     with VideoFile(path) as file:
         yield from file.frames()
         file.check_end()
 
 
-def _on_gpu(path: Path, device: int) -> Frames:
+def _on_gpu(path: Path, device: int) -> _Frames:
     codec = import_or_refuse(
         _MODULE, purpose="decoding videos on a GPU", package="PyNvVideoCodec", extra="nvcodec"
     )
@@ -110,7 +110,7 @@ def _on_gpu(path: Path, device: int) -> Frames:
                     file.count += 1
                     yield np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)
         except RuntimeError as error:
-            said = " ".join(str(error).split())[:200]
+            said = on_one_line(error)
             raise ImageError(
                 f"{path} is no video that the GPU can decode ({said}); try the decoder cpu"
             ) from error
@@ -123,10 +123,10 @@ def _batch_of(decoder: Any) -> list[Any]:
         return list(decoder.get_batch_frames(_AT_ONCE))
 
 
-def _faster(cpu: Callable[[], Frames], gpu: Callable[[], Frames], path: Path) -> Frames:
+def _faster(cpu: Callable[[], _Frames], gpu: Callable[[], _Frames], path: Path) -> _Frames:
     """The GPU's first frames, timed; then those of the processor, timed, which are not given out again."""
     begun = gpu()
-    first: list[Frame] = []
+    first: list[_Frame] = []
     try:
         gpu_s = _timed(begun, first)
     except (MissingDependencyError, ImageError) as error:
@@ -135,7 +135,7 @@ def _faster(cpu: Callable[[], Frames], gpu: Callable[[], Frames], path: Path) ->
         yield from cpu()
         return
     with contextlib.closing(cpu()) as other:
-        second: list[Frame] = []
+        second: list[_Frame] = []
         try:
             cpu_s = _timed(other, second)
         except ImageError:  # damaged, of which a GPU says nothing
@@ -156,7 +156,7 @@ def _faster(cpu: Callable[[], Frames], gpu: Callable[[], Frames], path: Path) ->
         yield from begun
 
 
-def _timed(frames: Iterator[Frame], kept: list[Frame]) -> float:
+def _timed(frames: Iterator[_Frame], kept: list[_Frame]) -> float:
     """Seconds of a frame; the first one, which opens everything, does not count. Keeps what it has read."""
     kept += itertools.islice(frames, 1)
     start_s = time.perf_counter()

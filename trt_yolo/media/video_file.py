@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
     from typing_extensions import Self
 
-Frame = npt.NDArray[np.uint8]
+_Frame = npt.NDArray[np.uint8]
 
 _CONTAINERS = "give an MP4, MKV, AVI, MOV or WebM file"
 _MATROSKA, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
@@ -70,7 +70,7 @@ class VideoFile:
     ) -> None:
         self._container.close()
 
-    def frames(self) -> Iterator[Frame]:
+    def frames(self) -> Iterator[_Frame]:
         """(H, W, 3) uint8 BGR, in order, each an array of its own.
 
         A frame that the decoder complains of is left out, and so is what was predicted from it, up to the next key
@@ -92,7 +92,7 @@ class VideoFile:
                 self._complaint = self._complaint if self.count else ""
                 self.count += 1
                 bgr = reformatter.reformat(frame, format="bgr24", threads=threads)
-                yield upright(np.asarray(bgr.to_ndarray(), np.uint8), _matrix(frame))
+                yield _upright(np.asarray(bgr.to_ndarray(), np.uint8), _matrix(frame))
 
     def check_end(self) -> None:
         """After the last frame.
@@ -178,7 +178,7 @@ class VideoFile:
             return _matroska_end(file.read(256)) > size
 
 
-def upright(image: Frame, matrix: npt.NDArray[np.int32]) -> Frame:
+def _upright(image: _Frame, matrix: npt.NDArray[np.int32]) -> _Frame:
     """The image as it is to be shown.
 
     Args:

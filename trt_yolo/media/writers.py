@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-Key = TypeVar("Key")
+_Key = TypeVar("_Key")
 
-DEFAULT_THREADS = 2
-DEFAULT_BACKLOG = 16
+_DEFAULT_THREADS = 2
+_DEFAULT_BACKLOG = 16
 
 
-class WriterPool(Generic[Key]):
+class WriterPool(Generic[_Key]):
     """Threads that write. A context manager: leaving it waits until everything is written.
 
     Args:
@@ -29,10 +29,10 @@ class WriterPool(Generic[Key]):
         backlog: Calls that may wait or run at once; `write` waits when there are more.
     """
 
-    def __init__(self, *, threads: int = DEFAULT_THREADS, backlog: int = DEFAULT_BACKLOG) -> None:
+    def __init__(self, *, threads: int = _DEFAULT_THREADS, backlog: int = _DEFAULT_BACKLOG) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="trt-yolo-write")
         self._room = threading.BoundedSemaphore(backlog)
-        self._under_way: list[tuple[Key, Future[None]]] = []
+        self._under_way: list[tuple[_Key, Future[None]]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -42,7 +42,7 @@ class WriterPool(Generic[Key]):
     ) -> None:
         self._executor.shutdown()
 
-    def write(self, key: Key, call: Callable[[], None]) -> None:
+    def write(self, key: _Key, call: Callable[[], None]) -> None:
         """Has the call made soon, in another thread; waits while the backlog is full.
 
         Args:
@@ -54,7 +54,7 @@ class WriterPool(Generic[Key]):
         future.add_done_callback(lambda _: self._room.release())
         self._under_way.append((key, future))
 
-    def errors(self, *, wait: bool = False) -> Iterator[tuple[Key, BaseException]]:
+    def errors(self, *, wait: bool = False) -> Iterator[tuple[_Key, BaseException]]:
         """Each call that failed, once, in the order of `write`.
 
         Args:

@@ -24,7 +24,7 @@ Target = Literal["tensorrt", "cpu"]
 Weights = npt.NDArray[np.float32]
 Means = npt.NDArray[np.float64]
 
-LEVELS = 127  # of int8 on either side of zero; weights do not use -128
+_LEVELS = 127  # of int8 on either side of zero; weights do not use -128
 SILU_FLOOR = -8.0  # SiLU makes less than 0.003 of anything below
 _LEAST_SCALE = 2.0**-14  # FP16's smallest normal number
 
@@ -102,9 +102,9 @@ def quantized(values: Means, activation: Activation, target: Target) -> Means:
 def quantized_weights(weight: Weights) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """Weights as (Cout, ...) int8, and the (Cout,) float32 scales of their output channels, which FP16 holds."""
     largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
-    scales = np.array([_held_by_fp16(float(one) / LEVELS) for one in largest], np.float32)
+    scales = np.array([_held_by_fp16(float(one) / _LEVELS) for one in largest], np.float32)
     levels = np.rint(weight / _column(scales, weight.ndim))
-    return np.clip(levels, -LEVELS, LEVELS).astype(np.int8), scales
+    return np.clip(levels, -_LEVELS, _LEVELS).astype(np.int8), scales
 
 
 def bias_shift(weight: Weights, observed: Observed, after: Means) -> Means:
@@ -132,7 +132,7 @@ def bias_shift(weight: Weights, observed: Observed, after: Means) -> Means:
 
 
 def _symmetric(histogram: Histogram, method: Method) -> Activation:
-    return Activation(scale=_held_by_fp16(symmetric_limit(histogram, method) / LEVELS), zero=0)
+    return Activation(scale=_held_by_fp16(symmetric_limit(histogram, method) / _LEVELS), zero=0)
 
 
 def _asymmetric(histogram: Histogram, method: Method) -> Activation:
@@ -145,7 +145,7 @@ def _held_by_fp16(scale: float) -> float:
     """The smallest normal FP16 number that is not below the scale."""
     if scale > float(np.finfo(np.float16).max):
         raise ExportError(
-            f"the model has weights or values of {scale * LEVELS:.3g}, which int8 with FP16 scales cannot hold; "
+            f"the model has weights or values of {scale * _LEVELS:.3g}, which int8 with FP16 scales cannot hold; "
             "its training diverged, export it in FP32"
         )
     half = np.float16(max(scale, _LEAST_SCALE))

@@ -21,7 +21,7 @@ from trt_yolo.precision.int8_for_cpu import cpu_tensors
 from trt_yolo.precision.network import Network
 from trt_yolo.precision.scales import Method
 
-SCHEMA = 1
+_SCHEMA = 1
 _DAMAGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 _LARGEST_SCALE = 1e30
 
@@ -122,13 +122,13 @@ class CalibrationCache:
         return methods
 
     def _write(self) -> None:
-        content = {"schema": SCHEMA, "key": self._key, "target": self._target, "methods": self._methods}
+        content = {"schema": _SCHEMA, "key": self._key, "target": self._target, "methods": self._methods}
         write_together({self.path: json.dumps(content).encode()})
 
 
 def _key(network: Network, images_sha256: str, target: Target) -> str:
     digest = hashlib.sha256(network.model.graph.SerializeToString(deterministic=True))
-    digest.update(f"{images_sha256} {target} {SCHEMA}".encode())
+    digest.update(f"{images_sha256} {target} {_SCHEMA}".encode())
     return digest.hexdigest()
 
 

@@ -1,9 +1,9 @@
 """Mixed FP16: the network of a head graph in half precision, everything after it as it was.
 
 Enters: a float32 head graph, with Q/DQ nodes or without. Leaves: the same graph, inputs and outputs unchanged,
-whose network computes in FP16 between two Casts. Box decoding stays FP32, and so does every node that is named:
-what would overflow. Q/DQ around FP16 tensors needs opset 19.
-Does not know which nodes overflow (`overflow.py`), calibration or files.
+whose network computes in FP16 between two Casts. Box decoding stays FP32, and so does every node that is named, such
+as those that would overflow: `overflowing_nodes` looks for them. Q/DQ around FP16 tensors needs opset 19.
+Does not know calibration or files.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from trt_yolo.graph.writer import FLOAT, FLOAT16
 from trt_yolo.precision.network import Network, producers
 from trt_yolo.precision.observer import Frames, observe_ranges
 
+LIMIT = float(np.finfo(np.float16).max) / 4  # other images reach further than those that were looked at
 _FLOAT32_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}  # by the standard, whatever the type of the data
 
 
@@ -37,6 +38,25 @@ def fp16_from_float(
     _Halving(graph, _half_nodes(graph, network, keep_fp32)).rewrite()
     del graph.value_info[:]
     return half
+
+
+def overflowing_nodes(network: Network, frames: Frames, *, threads: int) -> list[str]:
+    """First outputs of the network's nodes with a value beyond a quarter of FP16's limit.
+
+    Args:
+        network: The network.
+        frames: A few frames are enough.
+        threads: CPU threads of one inference.
+    """
+    graph = network.model.graph
+    inferred = onnx.shape_inference.infer_shapes(network.model).graph
+    floats = {value.name for value in inferred.value_info if value.type.tensor_type.elem_type == FLOAT}
+    nodes = [node for node in graph.node if node.output[0] in network.nodes]
+    tensors = [output for node in nodes for output in node.output if output in floats]
+    ranges = observe_ranges(network.model, tensors, frames, threads=threads)
+    large = {name for name, (low, high) in ranges.items() if max(-low, high) > LIMIT}
+    large |= {tensor.name for tensor in graph.initializer if _is_large(tensor)}
+    return [node.output[0] for node in nodes if large.intersection((*node.input, *node.output))]
 
 
 def _half_nodes(graph: onnx.GraphProto, network: Network, keep_fp32: Collection[str]) -> set[str]:
@@ -142,29 +162,6 @@ def _set_integer(node: onnx.NodeProto, name: str, old: int, new: int) -> None:
     for attribute in node.attribute:
         if attribute.name == name and attribute.i == old:
             attribute.i = new
-
-
-# Which nodes of a network FP16 cannot hold: those that read or write values near its limit.
-LIMIT = float(np.finfo(np.float16).max) / 4  # other images reach further than those that were looked at
-
-
-def overflowing_nodes(network: Network, frames: Frames, *, threads: int) -> list[str]:
-    """First outputs of the network's nodes with a value beyond a quarter of FP16's limit.
-
-    Args:
-        network: The network.
-        frames: A few frames are enough.
-        threads: CPU threads of one inference.
-    """
-    graph = network.model.graph
-    inferred = onnx.shape_inference.infer_shapes(network.model).graph
-    floats = {value.name for value in inferred.value_info if value.type.tensor_type.elem_type == FLOAT}
-    nodes = [node for node in graph.node if node.output[0] in network.nodes]
-    tensors = [output for node in nodes for output in node.output if output in floats]
-    ranges = observe_ranges(network.model, tensors, frames, threads=threads)
-    large = {name for name, (low, high) in ranges.items() if max(-low, high) > LIMIT}
-    large |= {tensor.name for tensor in graph.initializer if _is_large(tensor)}
-    return [node.output[0] for node in nodes if large.intersection((*node.input, *node.output))]
 
 
 def _is_large(tensor: onnx.TensorProto) -> bool:

@@ -24,13 +24,13 @@ from trt_yolo.errors import DownloadError, ImageError, InputError
 from trt_yolo.evaluation.dataset import Labels, dataset_from_yaml, labels_of
 from trt_yolo.media.images import read_image
 from trt_yolo.media.sources import find_images
-from trt_yolo.vision.letterbox import fit_letterbox, letterbox_into
+from trt_yolo.vision.letterbox import letterboxed
 
-LEAST_IMAGES = 16
-ADVISED_IMAGES = 100
+_LEAST_IMAGES = 16
+_ADVISED_IMAGES = 100
 MOST_CALIBRATION = 512
 MOST_HELD_OUT = 256
-WANTED = "100 to 500 images like those that the camera will see, as a folder or a data.yaml"
+_WANTED = "100 to 500 images like those that the camera will see, as a folder or a data.yaml"
 
 _HELD_OUT_EVERY = 4  # of one folder every fourth image judges
 _DEMO_SCENES = 128
@@ -98,11 +98,11 @@ def default_images(names: Mapping[int, str], *, folder: Path) -> PrecisionImages
             return images_from(str(fetch_coco128()), names)
         except DownloadError as error:
             raise InputError(
-                f"there are no images to calibrate and judge with: give --data, {WANTED} (coco128 could not be "
+                f"there are no images to calibrate and judge with: give --data, {_WANTED} (coco128 could not be "
                 f"downloaded: {str(error).partition(';')[0]})"
             ) from error
     raise InputError(
-        f"there are no images of what this model detects, to calibrate and judge with: give --data, {WANTED}"
+        f"there are no images of what this model detects, to calibrate and judge with: give --data, {_WANTED}"
     )
 
 
@@ -113,10 +113,7 @@ def frames_of(
 
     def frames() -> Iterator[npt.NDArray[np.uint8]]:
         for path in images:
-            image = read_image(path)
-            frame = np.empty((*imgsz_hw, 3), np.uint8)
-            letterbox_into(image, frame, fit_letterbox(image.shape[:2], imgsz_hw))
-            yield frame
+            yield letterboxed(read_image(path), imgsz_hw)
 
     return frames
 
@@ -149,20 +146,20 @@ def _chosen(
 ) -> PrecisionImages:
     calibration = _readable(spread(calibrating, MOST_CALIBRATION), data)
     _check_count(len(calibration), data)
-    if len(calibration) < ADVISED_IMAGES:
+    if len(calibration) < _ADVISED_IMAGES:
         _log.warning(
             "%s gives %d images for calibration; with fewer than %d, values that are rare in them may be clipped "
             "where your camera sees them often: give %s",
-            data, len(calibration), ADVISED_IMAGES, WANTED,
+            data, len(calibration), _ADVISED_IMAGES, _WANTED,
         )  # fmt: skip
     held_out = _readable(spread(judging, MOST_HELD_OUT), data)
     return PrecisionImages(calibration=calibration, held_out=held_out, labels=_labels(held_out, names))
 
 
 def _check_count(count: int, data: str) -> None:
-    if count < LEAST_IMAGES:
+    if count < _LEAST_IMAGES:
         raise InputError(
-            f"{data} gives {count} images for calibration, and at least {LEAST_IMAGES} are needed; give {WANTED}"
+            f"{data} gives {count} images for calibration, and at least {_LEAST_IMAGES} are needed; give {_WANTED}"
         )
 
 
@@ -178,7 +175,7 @@ def _readable(images: list[Path], data: str) -> list[Path]:
             problems.append(str(error))
     if not found:
         raise InputError(
-            f"none of the {len(images)} images of {data} can be read ({problems[0]}); give {WANTED}"
+            f"none of the {len(images)} images of {data} can be read ({problems[0]}); give {_WANTED}"
         )
     for problem in problems[:_MOST_WARNINGS]:
         _log.warning("%s (left out)", problem)

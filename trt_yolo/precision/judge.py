@@ -15,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_yolo.errors import InputError
+from trt_yolo.evaluation.accuracy import Sample, evaluate, samples
 from trt_yolo.evaluation.coco import Accuracy, Truth
-from trt_yolo.evaluation.evaluating import Sample, evaluate, samples
 from trt_yolo.evaluation.head_runner import HeadRunner
 from trt_yolo.precision.images import PrecisionImages, frames_of
 from trt_yolo.vision.letterbox import fit_letterbox
 from trt_yolo.vision.nms import greedy_nms, rows_from_head
 
-Reference = Literal["labels", "the float model's detections"]
+_Reference = Literal["labels", "the float model's detections"]
 Heads = list[npt.NDArray[np.float32]]
 
 _CONF, _IOU = 0.25, 0.7  # of the float model's detections that stand for labels
@@ -48,7 +48,7 @@ class Judge:
         MissingDependencyError: faster-coco-eval or onnxruntime is not installed.
     """
 
-    reference: Reference
+    reference: _Reference
 
     def __init__(self, float_model: bytes, images: PrecisionImages, *, threads: int) -> None:
         self._threads = threads

@@ -31,6 +31,7 @@ from trt_yolo.precision.report import KeptLayer, MethodResult, PrecisionReport
 from trt_yolo.precision.scales import METHODS, Method
 from trt_yolo.precision.search import Passed, Sensitivity, pass_gate, sensitivities, worth_keeping
 from trt_yolo.precision.speed import speed_here
+from trt_yolo.system.progress import Progress, no_progress
 
 MethodChoice = Literal["auto", "minmax", "percentile", "mse", "l2.4", "entropy"]
 
@@ -40,11 +41,8 @@ LEAST_INT8_SHARE = 0.5  # less is no int8 model any more
 _PROBES = 12
 _OVERFLOW_FRAMES = 8
 
-Finish = Callable[[onnx.ModelProto], bytes]
+_Finish = Callable[[onnx.ModelProto], bytes]
 """Makes the artifact, an ONNX file's bytes, of a head graph."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, the steps done and the steps there are (0 if not known)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +70,7 @@ class PrecisionOptions:
             raise InputError(f"--max-drop {self.max_drop:g} is not possible; give points of mAP, such as 1.0")
 
 
-def fp16_unjudged(network: Network, frames: npt.NDArray[np.uint8], *, finish: Finish) -> bytes:
+def fp16_unjudged(network: Network, frames: npt.NDArray[np.uint8], *, finish: _Finish) -> bytes:
     """The artifact in mixed FP16, where there are no images to judge it with.
 
     Args:
@@ -102,15 +100,15 @@ class PrecisionMaker:
         images: PrecisionImages,
         *,
         float_artifact: bytes,
-        finish: Finish,
+        finish: _Finish,
         imgsz_hw: tuple[int, int],
-        progress: Progress | None = None,
+        progress: Progress = no_progress,
     ) -> None:
         self._network = network
         self._images = images
         self._float_artifact = float_artifact
         self._finish = finish
-        self._progress = progress or (lambda what, done, total: None)
+        self._progress = progress
         self._threads = usable_cpus().count
         self._frames = frames_of(images.calibration, imgsz_hw)
         probes = frames_of(spread(images.calibration, _PROBES), imgsz_hw)
@@ -129,13 +127,14 @@ class PrecisionMaker:
         overflowing = self._overflowing()
 
         def build(kept: frozenset[str]) -> bytes:
-            return self._finish(self._half(self._network.model, overflowing, kept))
+            model = fp16_from_float(self._network.model, self._network, keep_fp32={*overflowing, *kept})
+            return self._finish(model)
 
         start = frozenset(overflowing).intersection(self._names)
         self._progress("measuring FP16", 0, 0)
         passed = pass_gate(
             self._judge, build, start=start, candidates=self._most_sensitive(build, start),
-            max_drop=options.max_drop, what="FP16", progress=self._steps("putting layers back"),
+            max_drop=options.max_drop, what="FP16", progress=self._progress,
         )  # fmt: skip
         kept = [self._kept(output, "fp32", "overflows FP16") for output in sorted(start)]
         kept += self._put_back(passed, "fp32")
@@ -166,8 +165,7 @@ class PrecisionMaker:
         self._progress("measuring int8", 0, 0)
         passed = pass_gate(
             self._judge, builds[chosen], start=outputs, candidates=self._affordable(ordered, outputs),
-            max_drop=options.max_drop, what=f"int8 ({chosen} calibration)",
-            progress=self._steps("putting layers back"),
+            max_drop=options.max_drop, what=f"int8 ({chosen} calibration)", progress=self._progress,
         )  # fmt: skip
         kept = self._kept_by_int8(
             options.target, start, passed, {one.convolution.output: one for one in ordered}
@@ -196,20 +194,16 @@ class PrecisionMaker:
             if target == "tensorrt"
             else cpu_tensors(network)
         )
-        total = 2 * len(self._images.calibration)
+        count = len(self._images.calibration)
         observed = observe(
-            network.model, tensors, self._frames, threads=self._threads,
-            progress=lambda done: self._progress("calibrating", done, total),
-        )  # fmt: skip
+            network.model, tensors, self._frames, count=count, threads=self._threads, progress=self._progress
+        )
         return {method: calibration_of(network, observed, method, target=target) for method in METHODS}
 
     def _overflowing(self) -> list[str]:
         self._progress("looking for overflow", 0, 0)
         frames = self._probes[:_OVERFLOW_FRAMES]
         return overflowing_nodes(self._network, lambda: frames, threads=self._threads)
-
-    def _half(self, model: onnx.ModelProto, overflowing: list[str], kept: frozenset[str]) -> onnx.ModelProto:
-        return fp16_from_float(model, self._network, keep_fp32={*overflowing, *kept})
 
     def _int8_build(
         self, calibration: Calibration, overflowing: list[str]
@@ -218,7 +212,7 @@ class PrecisionMaker:
             if calibration.target == "cpu":
                 return self._finish(int8_for_cpu(self._network, calibration, keep_float=kept))
             quantized = int8_from_float(self._network, calibration, keep_float=kept)
-            return self._finish(self._half(quantized, overflowing, frozenset()))
+            return self._finish(fp16_from_float(quantized, self._network, keep_fp32=overflowing))
 
         return build
 
@@ -238,7 +232,7 @@ class PrecisionMaker:
         def errors() -> dict[str, float]:
             found = sensitivities(
                 self._network, build, self._probes, self._wanted, threads=self._threads,
-                progress=self._steps("measuring each layer"),
+                progress=self._progress,
             )  # fmt: skip
             return {one.convolution.output: one.error for one in found}
 
@@ -265,7 +259,7 @@ class PrecisionMaker:
         """All other layers, what pays most first; measured only when the first is asked for."""
         ordered = sensitivities(
             self._network, build, self._probes, self._wanted, threads=self._threads,
-            progress=self._steps("measuring each layer"),
+            progress=self._progress,
         )  # fmt: skip
         yield from (one.convolution.output for one in ordered if one.convolution.output not in start)
 
@@ -304,9 +298,6 @@ class PrecisionMaker:
             for one in start
         ]
         return kept + self._put_back(passed, precision, known)
-
-    def _steps(self, what: str) -> Callable[[int, int], None]:
-        return lambda done, total: self._progress(what, done, total)
 
     def _report(
         self, precision: str, options: PrecisionOptions, passed: Passed, *, kept: list[KeptLayer]

@@ -6,6 +6,7 @@ on the network and not on the number of images. Knows no precision and no files.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from trt_yolo.backends.onnxruntime import open_session
 from trt_yolo.errors import ExportError
 from trt_yolo.graph.writer import dimensions
 from trt_yolo.precision.scales import Histogram
+from trt_yolo.system.progress import Progress, no_progress
 
 BINS = 2048
 _GROUP_BYTES = 400_000_000  # of tensors that are looked at in one run
@@ -25,9 +27,6 @@ _GROUP_BYTES = 400_000_000  # of tensors that are looked at in one run
 Frame = npt.NDArray[np.uint8]
 Frames = Callable[[], Iterable[Frame]]
 """Gives the letterboxed frames, (H, W, 3) uint8, anew each time it is called."""
-
-Progress = Callable[[int], None]
-"""Called after every frame with the frames that are done, over all passes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,19 +59,32 @@ def observe(
     tensors: Sequence[str],
     frames: Frames,
     *,
+    count: int = 0,
     threads: int,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> dict[str, Observed]:
     """The values that each tensor takes on the frames; two passes over them.
+
+    Args:
+        model: A float32 head graph.
+        tensors: Names of its tensors.
+        frames: Those that it runs on.
+        count: How many they are; 0 if nobody knows.
+        threads: CPU threads of one inference.
+        progress: Told after each frame of each pass.
 
     Raises:
         ExportError: A value is not finite.
         BackendError: ONNX Runtime failed.
     """
-    done = _Counter(progress)
-    ranges = observe_ranges(model, tensors, frames, threads=threads, progress=done)
+    done = itertools.count(1)
+
+    def on_frame() -> None:
+        progress("calibrating", next(done), 2 * count)
+
+    ranges = observe_ranges(model, tensors, frames, threads=threads, on_frame=on_frame)
     counts: dict[str, npt.NDArray[np.uint32]] = {}
-    for name, values in _tensors_of(model, tensors, frames, threads, done):
+    for name, values in _tensors_of(model, tensors, frames, threads, on_frame):
         channels = values.swapaxes(0, 1).reshape(values.shape[1], -1)
         if name not in counts:
             counts[name] = np.zeros((len(channels), BINS), np.uint32)
@@ -86,7 +98,7 @@ def observe_ranges(
     frames: Frames,
     *,
     threads: int,
-    progress: Progress | None = None,
+    on_frame: Callable[[], None] = lambda: None,
 ) -> dict[str, tuple[float, float]]:
     """The lowest and highest value of each tensor on the frames.
 
@@ -95,7 +107,7 @@ def observe_ranges(
         BackendError: ONNX Runtime failed.
     """
     ranges: dict[str, tuple[float, float]] = {}
-    for name, values in _tensors_of(model, tensors, frames, threads, progress):
+    for name, values in _tensors_of(model, tensors, frames, threads, on_frame):
         low, high = float(values.min()), float(values.max())
         if not (np.isfinite(low) and np.isfinite(high)):
             raise ExportError(
@@ -107,25 +119,12 @@ def observe_ranges(
     return ranges
 
 
-class _Counter:
-    """Frames done over several passes."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
-        self._done = 0
-
-    def __call__(self, _: int) -> None:
-        self._done += 1
-        if self._progress is not None:
-            self._progress(self._done)
-
-
 def _tensors_of(
     model: onnx.ModelProto,
     tensors: Sequence[str],
     frames: Frames,
     threads: int,
-    progress: Progress | None,
+    on_frame: Callable[[], None],
 ) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     """Name and values of each tensor for each frame, in as many runs as their size needs."""
     groups = list(_groups(model, tensors))
@@ -134,13 +133,13 @@ def _tensors_of(
         names = [output.name for output in session.get_outputs()]
         (source,) = session.get_inputs()
         batch = source.shape[0] if isinstance(source.shape[0], int) else 1
-        for number, frame in enumerate(frames(), 1):
+        for frame in frames():
             feed = {source.name: images_for_head(np.repeat(frame[None], batch, axis=0))}
             values = dict(zip(names, session.run(None, feed), strict=True)) | feed
             for name in group:
                 yield name, values[name][:1]
-            if last and progress is not None:
-                progress(number)
+            if last:
+                on_frame()
 
 
 def _groups(model: onnx.ModelProto, tensors: Sequence[str]) -> Iterator[list[str]]:

@@ -34,7 +34,7 @@ class MethodResult:
 
     Attributes:
         method: Its name.
-        error: How far boxes and scores move with all layers in int8; see `judging.output_error`.
+        error: How far boxes and scores move with all layers in int8; see `judge.output_error`.
     """
 
     method: str

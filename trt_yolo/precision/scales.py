@@ -30,8 +30,8 @@ _ENTROPY_LEVELS = 128
 _ENTROPY_STEP = 16
 _LEAST_RANGE = 1e-6
 
-Counts = npt.NDArray[np.float64]
-Centres = npt.NDArray[np.float64]
+_Counts = npt.NDArray[np.float64]
+_Centres = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +46,10 @@ class Histogram:
 
     low: float
     high: float
-    counts: Counts
+    counts: _Counts
 
     @property
-    def centres(self) -> Centres:
+    def centres(self) -> _Centres:
         """(bins,) float64: the middle of each bin."""
         step = (self.high - self.low) / len(self.counts)
         return np.asarray(self.low + step * (np.arange(len(self.counts)) + 0.5), np.float64)
@@ -119,7 +119,7 @@ def _asymmetric_error(histogram: Histogram, low: float, high: float, power: floa
     return float(histogram.counts @ np.abs(histogram.centres - levels * scale) ** power)
 
 
-def _quantile(values: npt.NDArray[np.float64], counts: Counts, share: float) -> float:
+def _quantile(values: npt.NDArray[np.float64], counts: _Counts, share: float) -> float:
     """The value that this share of all lies below."""
     order = np.argsort(values, kind="stable")
     below = np.cumsum(counts[order])
@@ -127,7 +127,7 @@ def _quantile(values: npt.NDArray[np.float64], counts: Counts, share: float) -> 
     return float(values[order][min(index, len(values) - 1)])
 
 
-def _entropy_limit(magnitude: Centres, counts: Counts, largest: float) -> float:
+def _entropy_limit(magnitude: _Centres, counts: _Counts, largest: float) -> float:
     """S. Migacz, "8-bit inference with TensorRT", GTC 2017: the cut whose 128 levels tell the most."""
     bins, edges = np.histogram(magnitude, _ENTROPY_BINS, (0, largest), weights=counts)
     bins[0] = bins[1]  # zeros would outweigh everything: letterbox padding, ReLU
@@ -137,7 +137,7 @@ def _entropy_limit(magnitude: Centres, counts: Counts, largest: float) -> float:
     return float(edges[min(stops, key=lambda stop: _divergence(bins, stop))])
 
 
-def _divergence(bins: Counts, stop: int) -> float:
+def _divergence(bins: _Counts, stop: int) -> float:
     """Information lost when the first `stop` bins become 128 levels and what is above is clipped."""
     reference = bins[:stop].copy()
     reference[-1] += bins[stop:].sum()

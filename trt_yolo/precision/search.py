@@ -1,7 +1,7 @@
-"""Which convolutions are worth leaving in floating point.
+"""Which convolutions stay in floating point: those that are worth it, then others until the accuracy holds (the gate).
 
-Enters: a network, and ways to build and judge models of it. Leaves: sensitivities, and layers in the order in
-which leaving them pays most. Knows neither int8 nor FP16.
+Enters: a network, and ways to build and judge models of it. Leaves: sensitivities, layers in the order in which
+leaving them pays most, and a model within the allowed drop. Knows neither int8 nor FP16.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ from trt_yolo.evaluation.coco import Accuracy
 from trt_yolo.precision.judge import Heads, Judge, heads_of, output_error
 from trt_yolo.precision.network import Convolution, Network
 from trt_yolo.precision.report import drop_points
+from trt_yolo.system.progress import Progress, no_progress
 
-Build = Callable[[frozenset[str]], bytes]
+_Build = Callable[[frozenset[str]], bytes]
 """A runnable model with these convolutions, by their outputs, left in float."""
-
-StepProgress = Callable[[int, int], None]
-"""Called with the steps done and the steps there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +41,31 @@ class Sensitivity:
         return self.error**2 / max(self.convolution.macs, 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Passed:
+    """A model within the allowed drop.
+
+    Attributes:
+        model: The artifact, an ONNX file's bytes.
+        accuracy: Its accuracy.
+        kept: Outputs of the convolutions left in float.
+        put_back: Those of them that the gate put back, and the drop in points that made it do so.
+    """
+
+    model: bytes
+    accuracy: Accuracy
+    kept: frozenset[str]
+    put_back: dict[str, float]
+
+
 def sensitivities(
     network: Network,
-    build: Build,
+    build: _Build,
     frames: Sequence[npt.NDArray[np.uint8]],
     wanted: Heads,
     *,
     threads: int,
-    progress: StepProgress | None = None,
+    progress: Progress = no_progress,
 ) -> list[Sensitivity]:
     """Each quantizable convolution's, what pays most first.
 
@@ -60,15 +75,14 @@ def sensitivities(
         frames: Letterboxed frames, a dozen is enough.
         wanted: The float model's heads for them.
         threads: CPU threads of one inference.
-        progress: Called after each convolution.
+        progress: Told after each convolution.
     """
     everything = frozenset(one.output for one in network.quantizable)
     found = []
     for number, one in enumerate(network.quantizable, 1):
         heads = heads_of(build(everything - {one.output}), frames, threads=threads)
         found.append(Sensitivity(convolution=one, error=output_error(wanted, heads)))
-        if progress is not None:
-            progress(number, len(everything))
+        progress("measuring each layer", number, len(everything))
     return sorted(found, key=lambda one: -one.worth)
 
 
@@ -91,34 +105,16 @@ def worth_keeping(network: Network, ordered: Sequence[Sensitivity], *, most: flo
     return kept
 
 
-# The gate: layers go back to floating point, one after another, until the accuracy holds.
-@dataclass(frozen=True, kw_only=True)
-class Passed:
-    """A model within the allowed drop.
-
-    Attributes:
-        model: The artifact, an ONNX file's bytes.
-        accuracy: Its accuracy.
-        kept: Outputs of the convolutions left in float.
-        put_back: Those of them that the gate put back, and the drop in points that made it do so.
-    """
-
-    model: bytes
-    accuracy: Accuracy
-    kept: frozenset[str]
-    put_back: dict[str, float]
-
-
 def pass_gate(
     judge: Judge,
-    build: Build,
+    build: _Build,
     *,
     start: frozenset[str],
     candidates: Sequence[str] | Iterator[str],
     max_drop: float,
     what: str,
     first: tuple[bytes, Accuracy] | None = None,
-    progress: StepProgress | None = None,
+    progress: Progress = no_progress,
 ) -> Passed:
     """The first model within the allowed drop.
 
@@ -130,7 +126,7 @@ def pass_gate(
         max_drop: Points of mAP50-95 that may be lost.
         what: Of the precision, for the error.
         first: The model of `start` and its accuracy, where they are known.
-        progress: Called after each step.
+        progress: Told after each layer that is put back.
 
     Raises:
         ExportError: None is within it, with all candidates put back.
@@ -153,6 +149,5 @@ def pass_gate(
         accuracy = judge.accuracy(model)
         drop = drop_points(judge.before, accuracy)
         best = min(best, drop)
-        if progress is not None:
-            progress(len(put_back), 0)
+        progress("putting layers back", len(put_back), 0)
     return Passed(model=model, accuracy=accuracy, kept=start | put_back.keys(), put_back=put_back)

@@ -1,4 +1,4 @@
-"""Brings jobs into slots: files by decode threads, arrays by whoever hands them in.
+"""Decodes and letterboxes images into slots: files in decode threads, arrays in the caller's own.
 
 Enters: jobs. Leaves: frames, letterboxed straight into shared memory, in batches that are on their way. Knows no
 workers; a job that cannot be decoded or letterboxed is given to `on_failure`.
@@ -15,8 +15,7 @@ import numpy as np
 
 from trt_yolo.errors import ClosedError, ImageError
 from trt_yolo.media.images import Decode
-from trt_yolo.runtime.batch import Place
-from trt_yolo.runtime.batcher import Batcher
+from trt_yolo.runtime.batcher import Batcher, Place
 from trt_yolo.runtime.job import Image, Job
 from trt_yolo.system.exit import await_at_exit
 from trt_yolo.vision.letterbox import fit_letterbox, letterbox_into
@@ -25,7 +24,7 @@ _CHECK_S = 1.0
 
 
 class Feeder:
-    """Decode threads, started with the first file, and what callers do in their own.
+    """The decode threads, started with the first file, and the same work in callers' threads.
 
     Args:
         batcher: Gives places in slots.
@@ -55,14 +54,14 @@ class Feeder:
         self._stopped = False
 
     def put(self, jobs: Sequence[Job]) -> None:
-        """Jobs for the decode threads, one after another; does not wait."""
+        """Queues jobs for the decode threads; does not wait."""
         self._start()
         with self._lock:  # a group in one piece: or decode threads could wait for each other's places
             for job in jobs:
                 self._queue.put(job)
 
     def fill(self, job: Job, *, helps: bool) -> None:
-        """One job, decoded and letterboxed in the caller's thread, which waits for a place.
+        """Decodes and letterboxes one job in the caller's thread, which waits for a place.
 
         Args:
             job: What is to be done.
@@ -76,7 +75,7 @@ class Feeder:
                 taking = self._take_answers(self._batcher.has_room)
                 place = self._batcher.reserve(job, timeout_s=0 if taking else _CHECK_S)
         except BaseException as error:
-            self._batcher.forgo(job)
+            self._batcher.withdraw(job)
             self._fail(job, _as_exception(error))
             if not isinstance(error, Exception):
                 raise
@@ -84,7 +83,7 @@ class Feeder:
         self._write(job, place)
 
     def fill_together(self, jobs: Sequence[Job], *, wait: bool) -> bool:
-        """Arrays that make one batch, letterboxed in the caller's thread.
+        """Letterboxes arrays that make one batch, in the caller's thread.
 
         Args:
             jobs: From 1 to the largest batch, of the same thresholds, their sources arrays.
@@ -115,7 +114,7 @@ class Feeder:
         return True
 
     def stop(self) -> None:
-        """Lets the decode threads go, after the file that each has in hand; what is in the queue has failed."""
+        """Ends the decode threads, each after the file that it has in hand; what is in the queue has failed."""
         with self._lock:
             self._stopped = True
             for _ in self._threads:
@@ -172,7 +171,7 @@ def _letterbox(job: Job, frame: Image, letterboxed_hw: tuple[int, int] | None) -
     except Exception as error:  # noqa: BLE001  whatever it is, it is this job's end
         return error
     job.letterbox_ms = (time.perf_counter() - start_s) * 1e3
-    job.let_go()
+    job.release_pixels()
     return None
 
 

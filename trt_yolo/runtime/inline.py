@@ -1,4 +1,4 @@
-"""The in-process twin of a worker: the same work over the same slots, in a thread of the caller's process.
+"""A worker in a thread of the program: the same work over the same slots as a worker process does.
 
 What `workers=0` runs on. Same interface as `runtime/process.py`, same results; but a crash of native code ends
 the program, and a hang cannot be ended. Nothing is warmed up but what captures CUDA graphs: a program for one image
@@ -41,33 +41,29 @@ class WorkerThread:
         self._spec = spec
         self._ring_options = ring
         with contextlib.ExitStack() as on_error, start_errors_in_words():
-            self.done, self._ready, self._said = (_created(on_error) for _ in range(3))
+            self.done, self.ready, self._news = (_created(on_error) for _ in range(3))
             on_error.pop_all()
         self._error: Exception | None = None
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="trt-yolo-worker", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="trt-yolo-worker", daemon=True)
         self._thread.start()
 
     def fileno(self) -> int:
         """See `Worker`."""
-        return self._said.fileno()
+        return self._news.fileno()
 
-    def hear(self) -> None:
+    def receive(self) -> None:
         """See `Worker`."""
-        self._said.take()
+        self._news.take()
         if self._error is not None:
-            torn = isinstance(self._error, RingError)
-            raise WorkerGone(Death(f"said: {self._error}", is_torn=torn), self._error) from self._error
+            unsent = isinstance(self._error, RingError)
+            raise WorkerGone(Death(f"said: {self._error}", is_corrupt=unsent), self._error) from self._error
         self.is_ready = self.ring is not None
-
-    def notify(self) -> None:
-        """See `Worker`."""
-        self._ready.signal()
 
     def stop(self) -> None:
         """See `Worker`."""
         self._stopped.set()
-        self._ready.signal()
+        self.ready.signal()
 
     def kill(self) -> None:
         """See `Worker`; a thread can only be asked."""
@@ -81,13 +77,13 @@ class WorkerThread:
     def close(self) -> None:
         """See `Worker`."""
         if not self._thread.is_alive():
-            for wake in (self._said, self._ready, self.done):
+            for wake in (self._news, self.ready, self.done):
                 wake.close()
         if self.ring is not None:
             self.ring.close()
         self.ring = None
 
-    def _live(self) -> None:
+    def _run(self) -> None:
         try:
             with self._spec.backend.build(self._spec.threads) as backend:
                 ring = Ring.create(self._ring_options.shape(backend.manifest))
@@ -97,11 +93,11 @@ class WorkerThread:
                     backend.warm_up([(slot.frames, slot.rows) for slot in ring.slots])
                 self.at_once, self.about = backend.at_once, backend.about
                 self.manifest, self.ring = backend.manifest, ring
-                self._said.signal()
-                run_slots(backend, ring, self._ready, self.done, self._stopped.is_set)
+                self._news.signal()
+                run_slots(backend, ring, self.ready, self.done, self._stopped.is_set)
         except Exception as error:  # noqa: BLE001  the pool raises it where somebody waits
             self._error = error
-            self._said.signal()
+            self._news.signal()
 
 
 def _created(on_error: contextlib.ExitStack) -> Wake:

@@ -100,12 +100,12 @@ class Death:
     Attributes:
         cause: In words.
         from_outside: It was killed by somebody else, or may have been: that need not be the frame's fault.
-        is_torn: Something wrote to its memory: what lies there is no answer.
+        is_corrupt: Something wrote to its memory: what lies there is no answer.
     """
 
     cause: str
     from_outside: bool = False
-    is_torn: bool = False
+    is_corrupt: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -191,7 +191,7 @@ class Job:
         return self.name or (str(self.source) if isinstance(self.source, Path) else f"frame {self.index}")
 
     def load(self, decode: Decode | None = None) -> Image:
-        """The source's pixels; a file is decoded once, and kept until `let_go`.
+        """The source's pixels; a file is decoded once, and kept until `release_pixels`.
 
         Args:
             decode: What decodes a file; None: the processor.
@@ -208,27 +208,27 @@ class Job:
                 self.image = self.source
         return self.image
 
-    def let_go(self) -> None:
-        """The pixels are in a slot: drops the source's, unless they are wanted at the end."""
+    def release_pixels(self) -> None:
+        """Drops the source's pixels, which are in a slot now, unless they are wanted at the end."""
         if not self.keep_image:
             self.image = None
             if isinstance(self.source, np.ndarray):
                 self.source = _GONE
 
     def succeed(self, detections: Detections, stages_ms: tuple[float, ...]) -> None:
-        """Ends it with what was found; does nothing if it has ended."""
+        """Ends the job with what was found; does nothing if it has ended."""
         if self._may_end():
             self.detections, self.stages_ms = detections, stages_ms
             self._end()
 
     def fail(self, error: Exception) -> None:
-        """Ends it with an error; does nothing if it has ended."""
+        """Ends the job with an error; does nothing if it has ended."""
         if self._may_end():
             self.error = error
             self._end()
 
     def blame(self, death: Death) -> FrameError | None:
-        """Notes that a worker ended while it ran this; an error when that was once too often.
+        """Counts a worker that ended while it ran this job; an error when that was once too often.
 
         A worker that was killed from outside counts less: chance can hit the same frame twice.
         """
@@ -250,7 +250,7 @@ class Job:
 
     def _end(self) -> None:
         self.frame = None
-        self.let_go()
+        self.release_pixels()
         self.on_end(self)
 
 

@@ -1,4 +1,4 @@
-"""`Model`: a runtime as its users see it. Images in; `Detections` out, now, later, or one after another.
+"""`Model`: runs images now (a call), later (`submit`), or one after another (`stream`); returns `Detections`.
 
 Knows no processes and no slots: it makes jobs, and the pool ends them.
 """
@@ -67,7 +67,7 @@ class Model:
     @property
     def workers(self) -> int:
         """Worker processes; 0 if it runs in this one."""
-        return self._pool.options.workers
+        return self._pool.options.all_workers
 
     @property
     def ready_pids(self) -> list[int]:
@@ -93,7 +93,7 @@ class Model:
         self._pool.close(drain=error is None)
 
     def close(self) -> None:
-        """Lets what is under way end, then ends the workers; calling twice is fine."""
+        """Waits for what is under way, then ends the workers; calling twice is fine."""
         self._pool.close()
 
     def __reduce__(self) -> NoReturn:
@@ -151,7 +151,7 @@ class Model:
         """
         thresholds = Thresholds(conf=conf, iou=iou, classes=classes, max_det=max_det)
         self._refuse_in_callback()
-        with self._pool.helper():
+        with self._pool.completions.helper():
             if not isinstance(source, list | tuple):
                 return _detections(self._run([_job(source, "the image", thresholds)])[0])
             jobs = [_job(one, f"image {number}", thresholds) for number, one in enumerate(source)]
@@ -171,7 +171,7 @@ class Model:
                 on_way += self._start(together)
         except BaseException:
             for job in jobs[on_way:]:
-                self._pool.forgo(job)
+                self._pool.batcher.withdraw(job)
             raise
         waiting = len(jobs)
         while waiting:
@@ -220,11 +220,11 @@ class Model:
         future: Future[Detections] = Future()
         future.set_running_or_notify_cancel()
         self._submitted += 1
-        in_callback = self._pool.is_own_thread
+        in_callback = self._pool.completions.is_this_thread()
         is_bounded = not isinstance(frame, np.ndarray) and not in_callback
 
         def end(job: Job) -> None:
-            self._pool.expect(-1)
+            self._pool.completions.expect(-1)
             if is_bounded:
                 self._files.release()
             if job.error is not None:
@@ -236,7 +236,7 @@ class Model:
         job.on_end = end
         if is_bounded:
             self._files.acquire()
-        self._pool.expect(1)
+        self._pool.completions.expect(1)
         try:
             if isinstance(job.source, np.ndarray) and not in_callback:
                 self._pool.fill(job)
@@ -327,7 +327,7 @@ class Model:
         return self._pool.stats()
 
     def _refuse_in_callback(self) -> None:
-        if self._pool.is_own_thread:
+        if self._pool.completions.is_this_thread():
             raise WorkerError(
                 "called from a future's callback, which runs in the thread that would have to answer; "
                 "use submit there, or hand the work to another thread"

@@ -1,4 +1,4 @@
-"""The runtime: jobs in from any thread, each ended exactly once; workers, and the threads that feed them.
+"""Workers and the threads that feed them: takes jobs from any thread and ends each exactly once.
 
     caller or reader ──put──> decode threads ──┐ letterbox into a place  ┌── worker 0 (process or thread)
     caller ───────────fill─────────────────────┴──> slots of a ring  ────┼── worker 1
@@ -13,41 +13,39 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import queue
 import threading
 import time
 import weakref
 from collections.abc import Sequence
+from queue import Empty, SimpleQueue
 from typing import TypeVar
-
-import numpy as np
 
 from trt_yolo.artifacts.manifest import Manifest
 from trt_yolo.detections import Detections
-from trt_yolo.errors import BackendError, ClosedError, TrtYoloError, WorkerError
-from trt_yolo.hardware.cores import default_decode_threads, share_cores, usable_cpus
+from trt_yolo.errors import ClosedError, TrtYoloError, WorkerError
+from trt_yolo.hardware.cores import default_decode_threads, usable_cpus
 from trt_yolo.hardware.nvml import gpu_readings
 from trt_yolo.media.decoders import decoder_for
-from trt_yolo.runtime.batch import Batch, Lane
-from trt_yolo.runtime.batcher import Batcher
+from trt_yolo.runtime.batcher import Batch, Batcher, WorkerQueue
 from trt_yolo.runtime.feeder import Feeder
 from trt_yolo.runtime.inline import WorkerThread
-from trt_yolo.runtime.job import Death, Job, detections_of_batch
-from trt_yolo.runtime.options import PoolOptions
+from trt_yolo.runtime.job import Job, detections_of_batch
+from trt_yolo.runtime.options import RuntimeOptions
 from trt_yolo.runtime.process import RingOptions, Worker, WorkerProcess
-from trt_yolo.runtime.ring import Answer, RingError, State
+from trt_yolo.runtime.retry import Retry, saved_jobs
+from trt_yolo.runtime.ring import Answer, RingError
 from trt_yolo.runtime.stats import Ledger, Stats
-from trt_yolo.runtime.supervisor import Patience, Supervisor
+from trt_yolo.runtime.supervisor import Limits, Supervisor
 from trt_yolo.runtime.worker import BackendSpec, WorkerSpec
 
 _CHECK_S = 1.0
-_LOOK_ROUND_S = 0.02
+_LOOK_AGAIN_S = 0.02
 
 T = TypeVar("T")
 
 
 class Pool:
-    """Workers and what feeds them. Made by `trt_yolo.load`, driven by `Model`.
+    """The workers of a model, and the threads that feed them. Made by `trt_yolo.load`, driven by `Model`.
 
     Attributes:
         options: How many workers there are, and how they are laid out.
@@ -61,43 +59,45 @@ class Pool:
         TrtYoloError: The worker's own error, where it cannot start.
     """
 
-    def __init__(self, backend: BackendSpec, options: PoolOptions) -> None:
+    def __init__(self, backend: BackendSpec, options: RuntimeOptions) -> None:
         self.options = options
         self.device = next(iter(backend.devices), 0)
         self._pid = os.getpid()
         self._folder = _working_directory()
         self._is_copy = False
         self._backend = backend
-        self._shares = share_cores(usable_cpus(), max(1, options.workers), options.threads)
+        self._shares = options.shares()
         self._jobs: set[Job] = set()
         self._idle = threading.Event()
         self._closing: Exception | None = None
         self._is_over = False
-        self._ledger = Ledger(max(1, options.workers))
-        self._batcher = Batcher(
+        self.ledger = Ledger(len(self._shares))
+        self._retry = Retry(again=self._requeue, on_failure=self._fail)
+        self.batcher = Batcher(
             max_delay_s=options.max_delay_ms / 1e3,
-            on_lost=self._lost,
-            on_waiting=lambda: self._supervisor.hurry(),
-            on_broken=lambda lane, error: self._supervisor.break_off(lane, error),
+            on_lost=self._retry.unsent,
+            on_waiting=lambda: self._supervisor.wake(),
+            on_broken=lambda queue, error: self._supervisor.mark_broken(queue, error),
         )
         self._supervisor = Supervisor(
             self._worker,
-            max(1, options.workers),
-            batcher=self._batcher,
-            patience=Patience(
+            len(self._shares),
+            batcher=self.batcher,
+            limits=Limits(
                 timeout_s=options.timeout_s,
                 start_timeout_s=options.start_timeout_s,
                 max_restarts=options.max_restarts,
             ),
-            on_answer=self._collect,
-            on_orphans=self._adopt,
+            on_answer=self._answered,
+            on_lost_batches=self._retry.lost,
             on_end=self._ended,
         )
+        self.completions = self._supervisor.completions
         self._feeder = Feeder(
-            self._batcher,
+            self.batcher,
             threads=options.decode_threads or default_decode_threads(usable_cpus().count),
             decode=decoder_for(options.decoder, device=self.device),
-            take_answers=self._supervisor.answers.wait,
+            take_answers=self.completions.wait,
             on_failure=self._fail,
         )
         _POOLS.add(self)
@@ -124,15 +124,10 @@ class Pool:
     @property
     def capacity(self) -> int:
         """Frames that fit into all slots of all workers."""
-        return len(self._supervisor.posts) * self.options.slots * self.batch
-
-    @property
-    def is_own_thread(self) -> bool:
-        """Whether the caller runs in the pool's own thread, as a future's callback does."""
-        return self._supervisor.is_this_thread()
+        return len(self._supervisor.replicas) * self.options.slots * self.batch
 
     def put(self, jobs: Sequence[Job]) -> None:
-        """Jobs for the decode threads, one after another; does not wait. Bounding them is the caller's work.
+        """Queues jobs for the decode threads; does not wait. Bounding them is the caller's work.
 
         Raises:
             ClosedError: The pool is closed.
@@ -143,47 +138,26 @@ class Pool:
         self._feeder.put(jobs)
         self._end_if_over(jobs)
 
-    def helper(self) -> contextlib.AbstractContextManager[None]:
-        """For a thread that will `wait` for its jobs: while it is in there, nobody else need be woken for them."""
-        return self._supervisor.answers.helper()
-
-    def expect(self, count: int) -> None:
-        """So many more jobs (or fewer, below 0) are under way that no thread will `wait` for."""
-        self._supervisor.answers.expect(count)
-
-    def next_ended(self, ended: queue.SimpleQueue[T], *, or_room: bool = False) -> T | None:
-        """The next of the caller's jobs to end, from the queue that `on_end` fills; None if it should look round.
+    def next_ended(self, ended: SimpleQueue[T], *, or_room: bool = False) -> T | None:
+        """The next of the caller's jobs to end, from the queue that `on_end` fills; None: look again.
 
         Args:
             ended: Where it comes.
-            or_room: Whether a free slot is a reason to look round too.
+            or_room: Whether a free slot is a reason to look again too.
         """
 
         def is_done() -> bool:
-            return not ended.empty() or (or_room and self._batcher.has_room())
+            return not ended.empty() or (or_room and self.batcher.has_room())
 
-        if not is_done() and not self._supervisor.answers.wait(is_done):
-            with contextlib.suppress(queue.Empty):
-                return ended.get(timeout=_LOOK_ROUND_S if or_room else _CHECK_S)
-        with contextlib.suppress(queue.Empty):
+        if not is_done() and not self.completions.wait(is_done):
+            with contextlib.suppress(Empty):
+                return ended.get(timeout=_LOOK_AGAIN_S if or_room else _CHECK_S)
+        with contextlib.suppress(Empty):
             return ended.get_nowait()
         return None
 
-    def nudge(self) -> None:
-        """Something came into a queue that `next_ended` waits for, and it was no job's end."""
-        self._supervisor.answers.nudge()
-
-    def forgo(self, job: Job) -> None:
-        """A job that was meant to be in a group will not come."""
-        self._batcher.forgo(job)
-
-    @property
-    def has_room(self) -> bool:
-        """Whether a slot is free."""
-        return self._batcher.has_room()
-
     def fill_together(self, jobs: Sequence[Job], *, wait: bool) -> bool:
-        """Arrays that make one batch, letterboxed in the caller's thread, a `helper`.
+        """Letterboxes arrays that make one batch, in the caller's thread, a `helper`.
 
         Args:
             jobs: From 1 to the model's largest batch, of the same thresholds, their sources arrays.
@@ -207,7 +181,7 @@ class Pool:
         return is_filled
 
     def fill(self, job: Job, *, helps: bool = False) -> None:
-        """One job, decoded and letterboxed in the caller's thread, which waits for a place.
+        """Decodes and letterboxes one job in the caller's thread, which waits for a place.
 
         Args:
             job: What is to be done.
@@ -226,20 +200,16 @@ class Pool:
         if self._is_over:
             self._check()
 
-    def note_source(self, name: str | None, *, frames: int, dropped: int, newly_dropped: bool) -> None:
-        """How far a stream has got; for `stats`."""
-        self._ledger.note_source(name, frames=frames, dropped=dropped, newly_dropped=newly_dropped)
-
     @property
     def ready_pids(self) -> list[int]:
         """Processes of the workers that take frames now."""
-        workers = [post.worker for post in self._supervisor.posts]
+        workers = [replica.worker for replica in self._supervisor.replicas]
         return [worker.pid for worker in workers if worker is not None and worker.is_ready]
 
     def stats(self) -> Stats:
         """What has been done so far."""
         gpus = gpu_readings(self._backend.devices) if self._backend.devices else ()
-        return self._ledger.stats(self._supervisor.posts, waiting=len(self._jobs), gpus=gpus)
+        return self.ledger.stats(self._supervisor.replicas, waiting=len(self._jobs), gpus=gpus)
 
     def close(self, *, drain: bool = True) -> None:
         """Ends the workers and gives everything back; calling twice is fine.
@@ -249,20 +219,20 @@ class Pool:
         """
         if self._is_copy:
             return  # a forked child: nothing here is its own
-        if drain and self._closing is None and not self.is_own_thread:
+        if drain and self._closing is None and not self.completions.is_this_thread():
             self._drain()
         self._supervisor.stop()
         self._supervisor.join()
 
     def abandon(self) -> None:
-        """Starts the end without waiting for it. Takes no lock: for destructors."""
+        """Asks the workers to end, without waiting. Takes no lock: for destructors."""
         if not self._is_copy:
             self._supervisor.stop()
 
-    def forget(self) -> None:
-        """In a forked child: closes what it has inherited; nothing here is its own."""
+    def close_in_child(self) -> None:
+        """Closes what a forked child has inherited; nothing here is its own."""
         self._is_copy = True
-        self._supervisor.forget()
+        self._supervisor.close_in_child()
 
     def _await_start(self) -> None:
         try:
@@ -294,9 +264,15 @@ class Pool:
         if self._closing is not None:
             raise _again_as_new(self._closing)
 
-    def _collect(self, lane: Lane) -> None:
-        """Takes every answer of a lane out of its slot, frees the slot, and ends the jobs."""
-        for batch in list(lane.in_flight.values()):
+    def _answered(self, queue: WorkerQueue) -> None:
+        """Takes every answer of a worker out of its slot, frees the slot, and ends the jobs."""
+        try:
+            self._collect(queue)
+        except RingError as error:
+            self._supervisor.mark_broken(queue, error)
+
+    def _collect(self, queue: WorkerQueue) -> None:
+        for batch in list(queue.in_flight.values()):
             assert batch.task is not None
             answer = batch.slot.answer(batch.task)
             if answer is None:
@@ -304,9 +280,9 @@ class Pool:
             if answer.error is None:
                 self._succeed(batch, answer)
             else:
-                again = self._saved(batch) if len(batch.jobs) > 1 else None
-                self._batcher.release(batch)
-                self._refuse(batch, answer.error, again)
+                jobs = saved_jobs(batch)
+                self.batcher.release(batch)
+                self._retry.refused(jobs, answer.error, was_alone=len(batch.jobs) == 1)
 
     def _succeed(self, batch: Batch, answer: Answer) -> None:
         assert batch.task is not None
@@ -314,7 +290,7 @@ class Pool:
         try:
             found = detections_of_batch(batch.slot.rows[: len(jobs)], jobs, self.manifest.names)
         except Exception as error:  # noqa: BLE001  a bug, but of this batch alone
-            self._batcher.release(batch)
+            self.batcher.release(batch)
             for failed in jobs:
                 if failed is not None:
                     self._fail(failed, error)
@@ -326,8 +302,8 @@ class Pool:
             (job, one) for job, one in zip(jobs, found, strict=True) if job is not None and one is not None
         ]
         try:
-            self._batcher.release(batch)
-            self._ledger.note_batch(batch.lane.number, [job for job, _ in ended], queue_ms, infer_ms, post_ms)
+            self.batcher.release(batch)
+            self.ledger.note_batch(batch.queue.number, [job for job, _ in ended], queue_ms, infer_ms, post_ms)
             self._deliver(ended, queue_ms, infer_ms, post_ms)
         except RingError:
             raise  # the batch is still in flight, and runs again
@@ -344,81 +320,42 @@ class Pool:
             job.succeed(detections, (job.decode_ms, job.letterbox_ms, queue_ms, infer_ms, post_ms))
         self._note_progress()
 
-    def _refuse(self, batch: Batch, error: str, again: Sequence[Job] | None) -> None:
-        """The backend failed: a frame alone gets the error; frames together are tried one by one."""
-        if again is not None:
-            for job in again:
-                job.alone = True
-                self._again(job)
-            return
-        for failed in batch.jobs:
-            if failed is not None:
-                self._fail(failed, BackendError(f"{error} (at {failed.label})"))
-
-    def _saved(self, batch: Batch) -> list[Job]:
-        """The jobs of a batch that have not ended, their frames copied out of its slot."""
-        jobs = [(index, job) for index, job in enumerate(batch.jobs) if job is not None and not job.ended]
-        for index, job in jobs:
-            job.frame = np.array(batch.slot.frames[index])
-        return [job for _, job in jobs]
-
-    def _adopt(self, batches: Sequence[Batch], death: Death) -> None:
-        """A worker ended: what it was running may be why; what waited is innocent. All of it runs again.
-
-        Of several that it was running nobody knows which it was: each runs again alone, and nothing beside it.
-        """
-        running = [batch for batch in batches if _was_running(batch)]
-        for batch in batches:
-            is_suspect = batch in running
-            for job in self._saved(batch):
-                job.alone = job.alone or is_suspect
-                error = job.blame(death) if is_suspect and len(running) == 1 else None
-                if error is not None:
-                    self._fail(job, error)
-                else:
-                    self._again(job)
-
-    def _lost(self, batch: Batch) -> None:
-        """A worker ended while its slot was being filled."""
-        for job in self._saved(batch):
-            self._again(job)
-
-    def _again(self, job: Job) -> None:
-        self._batcher.forgo(job)
+    def _requeue(self, job: Job) -> None:
+        self.batcher.withdraw(job)
         job.group = None
         self._feeder.put([job])
         self._end_if_over([job])
 
     def _end_if_over(self, jobs: Sequence[Job]) -> None:
-        """Ends jobs that came when everybody had gone."""
+        """Ends jobs that came after the pool was closed."""
         if self._is_over and self._closing is not None:
             for job in jobs:
                 self._fail(job, _again_as_new(self._closing))
 
     def _fail(self, job: Job, error: Exception) -> None:
-        self._ledger.errors += not job.ended
+        self.ledger.errors += not job.ended
         self._jobs.discard(job)
         job.fail(error)
         self._note_progress()
 
     def _note_progress(self) -> None:
-        self._supervisor.answers.nudge()
+        self.completions.nudge()
         if not self._jobs:
             self._idle.set()
 
     def _drain(self) -> None:
         self._closing = self._closing or _closed()
-        self.expect(1)  # whoever waited so far may have gone: the supervisor takes the answers
+        self.completions.expect(1)  # whoever waited so far may have gone: the supervisor takes the answers
         while self._jobs and not self._supervisor.is_over:
             self._idle.clear()
             if self._jobs:
                 self._idle.wait(_CHECK_S)
 
     def _ended(self, reason: Exception | None) -> None:
-        """All is over: whoever waits gets the reason."""
+        """Ends every job that is left with the reason: the supervisor has ended."""
         self._closing = reason or self._closing or _closed()
         self._is_over = True
-        self._batcher.close(_again_as_new(self._closing))
+        self.batcher.close(_again_as_new(self._closing))
         for job in list(self._jobs):
             self._fail(job, _again_as_new(self._closing))
         self._feeder.stop()
@@ -428,13 +365,6 @@ def _working_directory() -> str | None:
     with contextlib.suppress(OSError):  # it has been deleted
         return os.getcwd()
     return None
-
-
-def _was_running(batch: Batch) -> bool:
-    try:
-        return batch.slot.state == State.RUNNING
-    except RingError:
-        return True
 
 
 def _again_as_new(error: Exception) -> TrtYoloError:
@@ -457,11 +387,11 @@ def _close_all() -> None:
             pool.close(drain=False)
 
 
-def _forget_all() -> None:
+def _close_all_in_child() -> None:
     for pool in list(_POOLS):
-        pool.forget()
+        pool.close_in_child()
 
 
 atexit.register(_close_all)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
+    os.register_at_fork(after_in_child=_close_all_in_child)

@@ -1,4 +1,4 @@
-"""A worker process as its program sees it: started, listened to, stopped.
+"""A worker process as its program sees it: started, told what to run, stopped.
 
 The process is a fresh interpreter (`python -c`), not one of multiprocessing's: that would run the program's
 main script again, which is where "if __name__ == '__main__'" comes from. So workers start alike from scripts,
@@ -22,12 +22,11 @@ from trt_yolo.artifacts.manifest import DEFAULT_ROWS, Manifest, manifest_from_js
 from trt_yolo.errors import TrtYoloError, WorkerError
 from trt_yolo.runtime.ipc import Channel, Wake
 from trt_yolo.runtime.job import Death
-from trt_yolo.runtime.ring import Ring, RingError
-from trt_yolo.runtime.ring_shape import RingShape
+from trt_yolo.runtime.ring import Ring, RingError, RingShape
 from trt_yolo.runtime.worker import WorkerSpec
 from trt_yolo.system.interpreter import WHAT_TO_SET, executable, fresh_python
 
-_HEAR_S = 10.0
+_RECEIVE_S = 10.0
 _REAP_S = 5.0
 _LOOK_S = 0.005
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
@@ -58,6 +57,7 @@ class Worker(Protocol):
         doing: What it does until then, in words.
         at_once: Batches that it runs at the same time.
         about: What its backend says of itself.
+        ready: To be signalled once for every slot that became READY.
         done: Signalled once for every slot that it has answered.
     """
 
@@ -68,21 +68,19 @@ class Worker(Protocol):
     doing: str
     at_once: int
     about: dict[str, str]
+    ready: Wake
     done: Wake
 
     def fileno(self) -> int:
-        """What to poll: readable when `hear` has something to say."""
+        """What to poll: readable when there is something to `receive`."""
 
-    def hear(self) -> None:
-        """Takes in what the worker says, and brings it on to being ready.
+    def receive(self) -> None:
+        """Reads the worker's next message and answers it, until the worker is ready.
 
         Raises:
             WorkerGone: It has ended.
             WorkerError: There is no memory for its ring.
         """
-
-    def notify(self) -> None:
-        """One more slot is READY."""
 
     def stop(self) -> None:
         """Asks it to leave."""
@@ -148,8 +146,8 @@ class WorkerProcess:
         self._is_python = False
         self._exit_code: int | None = None
         with contextlib.ExitStack() as on_error, start_errors_in_words():
-            self._ready = Wake.create()
-            on_error.callback(self._ready.close)
+            self.ready = Wake.create()
+            on_error.callback(self.ready.close)
             self.done = Wake.create()
             on_error.callback(self.done.close)
             self._channel, theirs = Channel.pair()
@@ -164,10 +162,10 @@ class WorkerProcess:
         """See `Worker`."""
         return self._channel.fileno()
 
-    def hear(self) -> None:
+    def receive(self) -> None:
         """See `Worker`."""
         try:
-            received = self._channel.receive(timeout_s=_HEAR_S)
+            received = self._channel.receive(timeout_s=_RECEIVE_S)
         except TimeoutError:
             raise WorkerGone(Death("stopped in the middle of a message")) from None
         if received is None:
@@ -180,16 +178,12 @@ class WorkerProcess:
             self._tell(self._spec.to_dict())
         if "error" in message:
             error = _error(message)
-            raise WorkerGone(Death(f"said: {error}", is_torn=isinstance(error, RingError)), error)
+            raise WorkerGone(Death(f"said: {error}", is_corrupt=isinstance(error, RingError)), error)
         if "loaded" in message:
             self.at_once = int(message["at_once"])
             self._share(manifest_from_json(message["loaded"], origin="the worker's model"))
         self.is_ready = "ready" in message
         self.about = message.get("about", {})
-
-    def notify(self) -> None:
-        """See `Worker`."""
-        self._ready.signal()
 
     def stop(self) -> None:
         """See `Worker`."""
@@ -211,7 +205,7 @@ class WorkerProcess:
     def close(self) -> None:
         """See `Worker`."""
         self._channel.close()
-        self._ready.close()
+        self.ready.close()
         self.done.close()
         if self.ring is not None:
             self.ring.close()
@@ -220,12 +214,12 @@ class WorkerProcess:
     def _share(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self.ring = Ring.create(self._ring_options.shape(manifest))
-        fds = [self.ring.fd, self._ready.read_fd, self._ready.write_fd, self.done.write_fd]
+        fds = [self.ring.fd, self.ready.read_fd, self.ready.write_fd, self.done.write_fd]
         self._tell({"shape": self.ring.shape.to_dict()}, fds)
         self.ring.close()  # the worker has its own descriptor, and we our mapping
 
     def _tell(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
-        with contextlib.suppress(OSError):  # it has ended: `hear` will tell
+        with contextlib.suppress(OSError):  # it has ended: `receive` will tell
             self._channel.send(message, fds)
 
     def _has_ended(self) -> bool:
@@ -241,7 +235,7 @@ class WorkerProcess:
         return self._process.returncode is not None
 
     def _gone(self) -> WorkerGone:
-        """That the process ended, now that its end of the channel is closed."""
+        """Why the process ended, now that its end of the channel is closed."""
         death = self._death()
         if self._is_python:
             return WorkerGone(death)

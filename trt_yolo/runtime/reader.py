@@ -1,4 +1,4 @@
-"""Who reads the source of a stream: a thread, the consumer itself, or an event loop.
+"""Reads the source of a stream: in a thread, in the consumer's own, or in an event loop.
 
 Enters: a stream, and anything that yields images, paths or frames. Leaves: its results. Knows no pool.
 """
@@ -29,7 +29,7 @@ def results(stream: Stream, source: Iterable[object]) -> Iterator[Result]:
     else:
         _start_reader(stream, source)
     try:
-        with stream.helper():
+        with stream.completions.helper():
             while (result := stream.take()) is not None:
                 yield result
     finally:
@@ -47,7 +47,7 @@ async def async_results(
             loop.call_soon_threadsafe(news.set)
 
     stream.on_news = tell
-    stream.unattended(1)
+    stream.completions.expect(1)
     task: asyncio.Task[None] | None = None
     if isinstance(source, AsyncIterable):
         task = asyncio.create_task(_read_async(stream, source, room))
@@ -64,7 +64,7 @@ async def async_results(
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(news.wait(), _CHECK_S)
     finally:
-        stream.unattended(-1)
+        stream.completions.expect(-1)
         stream.stop()
         if task is not None:
             task.cancel()

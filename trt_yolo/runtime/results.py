@@ -1,4 +1,4 @@
-"""What a stream gives for each frame, and how it may behave."""
+"""`Result`, what a stream returns for each frame, and the options of a stream."""
 
 from __future__ import annotations
 

@@ -36,14 +36,16 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from trt_yolo.errors import WorkerError
-from trt_yolo.runtime.ring_shape import PAGE, ROW, RingShape, whole_pages
 
+PAGE = mmap.PAGESIZE
+ROW = 6  # x1 y1 x2 y2 score class
 _MAGIC = b"TRTYOLO1"
 _TASK = struct.Struct("=QIIffQB")  # sequence, payload, frames, conf, iou, ready_ns, alone
 _CHECKSUM = struct.Struct("=I")
@@ -54,7 +56,7 @@ _TEXT_BYTES = 2048
 
 
 class State(enum.IntEnum):
-    """Who may touch a slot, and what comes next; the module's docstring draws the changes."""
+    """The state of a slot: who may change it, and what comes next; drawn in the module's docstring."""
 
     FREE = 0
     FILLING = 1
@@ -114,6 +116,60 @@ class Answer(NamedTuple):
     finished_ns: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class RingShape:
+    """How large a ring is.
+
+    Attributes:
+        slots: How many.
+        batch: Frames a slot.
+        imgsz_hw: Height and width of a frame, in pixels.
+        rows: Output rows a frame.
+        letterboxed_hw: Height and width that the graph letterboxes frames to; None: they come letterboxed.
+    """
+
+    slots: int
+    batch: int
+    imgsz_hw: tuple[int, int]
+    rows: int
+    letterboxed_hw: tuple[int, int] | None = None
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of one slot's frames."""
+        return self.batch * self.imgsz_hw[0] * self.imgsz_hw[1] * 3
+
+    @property
+    def rows_bytes(self) -> int:
+        """Bytes of one slot's output rows."""
+        return self.batch * self.rows * ROW * 4
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes from one slot to the next, whole pages."""
+        return PAGE + _whole_pages(self.payload_bytes) + _whole_pages(self.rows_bytes)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of the whole ring."""
+        return PAGE + self.slots * self.slot_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for `from_dict`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> RingShape:
+        """What `to_dict` gave, also after JSON."""
+        height, width = fields["imgsz_hw"]
+        letterboxed = fields.get("letterboxed_hw")
+        sizes = {
+            "imgsz_hw": (height, width),
+            "letterboxed_hw": None if letterboxed is None else (letterboxed[0], letterboxed[1]),
+        }
+        return cls(**{**fields, **sizes})
+
+
 class Slot:
     """One slot of a ring, as either side sees it.
 
@@ -135,7 +191,7 @@ class Slot:
         # one aligned store a change: struct.pack_into writes zeros first, which the other side may see
         self._state = memoryview(memory)[start : start + 4].cast("I")
         payload_at = start + PAGE
-        rows_at = payload_at + whole_pages(shape.payload_bytes)
+        rows_at = payload_at + _whole_pages(shape.payload_bytes)
         self.frames: npt.NDArray[np.uint8] = np.ndarray(
             (shape.batch, *shape.imgsz_hw, 3), np.uint8, memory, payload_at
         )
@@ -338,3 +394,8 @@ def _reserve(fd: int, size: int) -> None:
         os.posix_fallocate(fd, 0, size)
     else:
         os.ftruncate(fd, size)
+
+
+def _whole_pages(size: int) -> int:
+    """So many bytes, rounded up to pages."""
+    return -(-size // PAGE) * PAGE

@@ -11,7 +11,7 @@ from typing import Any
 from trt_yolo.errors import MissingDependencyError
 from trt_yolo.hardware.nvml import GpuReading
 from trt_yolo.runtime.job import Job, StageTimes
-from trt_yolo.runtime.supervisor import Post
+from trt_yolo.runtime.supervisor import Replica
 
 _STAGES = dataclasses.fields(StageTimes)
 
@@ -218,7 +218,7 @@ class Ledger:
     def note_batch(
         self, worker: int, jobs: Sequence[Job], queue_ms: float, infer_ms: float, post_ms: float
     ) -> None:
-        """A worker has answered those jobs, which spent so long in each stage; `post_ms` for each of them."""
+        """Counts a batch that a worker has answered, and what its stages took; `post_ms` is that of one job."""
         frames, totals, stages_ms = len(jobs), self._totals[worker], self._stages_ms
         for job in jobs:
             stages_ms[0] += job.decode_ms
@@ -232,15 +232,15 @@ class Ledger:
         totals.infer_ms += infer_ms
 
     def note_source(self, name: str | None, *, frames: int, dropped: int, newly_dropped: bool) -> None:
-        """How far a stream has got, and whether it has just dropped a frame."""
+        """Notes how far a stream has got, and whether it has just dropped a frame."""
         self._dropped += newly_dropped
         if name is not None:
             self._sources[name] = SourceStats(frames=frames, dropped=dropped)
 
-    def stats(self, posts: Sequence[Post], *, waiting: int, gpus: Sequence[GpuReading] = ()) -> Stats:
-        """All of it, as it is now."""
+    def stats(self, replicas: Sequence[Replica], *, waiting: int, gpus: Sequence[GpuReading] = ()) -> Stats:
+        """The numbers as they are now."""
         seconds, frames = time.monotonic() - self._born_s, max(1, self._frames)
-        rings = [post.worker.ring for post in posts if post.worker is not None]
+        rings = [replica.worker.ring for replica in replicas if replica.worker is not None]
         return Stats(
             seconds=seconds,
             frames=self._frames,
@@ -250,24 +250,25 @@ class Ledger:
             stages_ms=StageTimes(*(stage_ms / frames for stage_ms in self._stages_ms)),
             shared_memory_bytes=sum(ring.shape.total_bytes for ring in rings if ring is not None),
             workers=tuple(
-                _worker_stats(post, totals, seconds) for post, totals in zip(posts, self._totals, strict=True)
+                _worker_stats(replica, totals, seconds)
+                for replica, totals in zip(replicas, self._totals, strict=True)
             ),
             sources=dict(self._sources),
             gpus=tuple(gpus),
         )
 
 
-def _worker_stats(post: Post, totals: _Totals, seconds: float) -> WorkerStats:
-    worker, batches = post.worker, max(1, totals.batches)
+def _worker_stats(replica: Replica, totals: _Totals, seconds: float) -> WorkerStats:
+    worker, batches = replica.worker, max(1, totals.batches)
     return WorkerStats(
-        worker=post.lane.number,
+        worker=replica.queue.number,
         pid=worker.pid if worker is not None else 0,
         is_ready=worker is not None and worker.is_ready,
         frames=totals.frames,
         batches=totals.batches,
         busy=min(1.0, totals.infer_ms / 1e3 / seconds),
-        queue=len(post.lane.in_flight),
-        restarts=post.restarts,
+        queue=len(replica.queue.in_flight),
+        restarts=replica.restarts,
         queue_ms=totals.queue_ms / batches,
         infer_ms=totals.infer_ms / batches,
         about=dict(worker.about) if worker is not None else {},

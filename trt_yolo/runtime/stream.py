@@ -1,4 +1,4 @@
-"""A source of images on its way through the pool: read ahead, bounded, in order, or the freshest only.
+"""Runs a source of images through the pool: read ahead, bounded, in order, or the freshest only.
 
 Enters: anything that yields images, read in a thread of its own. Leaves: one `Result` a frame, to the consumer,
 in whose pace frames are let in. Knows no workers and no slots.
@@ -28,7 +28,7 @@ _READ_AHEAD = 8
 
 
 class Stream:
-    """Frames between a source and its consumer.
+    """The frames between a source and its consumer.
 
     The reader calls `offer` for each frame and `end` at last; the consumer calls `take`. Both may be the same
     thread, or an event loop.
@@ -40,11 +40,12 @@ class Stream:
     """
 
     def __init__(self, pool: Pool, thresholds: Thresholds, options: StreamOptions) -> None:
+        self.completions = pool.completions
         self._pool = pool
         self._thresholds = thresholds
         self._options = options
         batch = pool.batch
-        in_live = max(1, pool.options.workers) * 2 * batch  # each worker: one batch runs, one is ready
+        in_live = max(1, pool.options.all_workers) * 2 * batch  # each worker: one batch runs, one is ready
         in_file = pool.capacity + batch + _READ_AHEAD
         self._most = options.in_flight or (in_file if options.policy == "block" else in_live)
         self._backlog = batch
@@ -62,7 +63,7 @@ class Stream:
         self.on_news: Callable[[], None] = _nothing
 
     def offer(self, item: object, *, wait: bool = True) -> bool:
-        """Lets a frame in, or does with it what the policy says.
+        """Accepts a frame, or waits or drops one, as the policy says.
 
         Args:
             item: (H, W, 3) uint8 BGR, the path of an image file, or a frame of a video.
@@ -129,22 +130,22 @@ class Stream:
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        """The pool takes nothing more: the reader is let go, and the consumer gets the error at last."""
+        """Ends the stream because the pool is closed: the consumer gets the error at last."""
         self._waiting.clear()
         self._stopped = self._ended = True
         self._error = self._error or error
         self._answered.put(None)
 
     def end(self, error: BaseException | None = None) -> None:
-        """The source has ended, or failed: then its error comes after the last result."""
+        """Marks the end of the source; its error, if it failed, comes after the last result."""
         with self._lock:
             self._ended, self._error = True, self._error or error
         self._answered.put(None)
-        self._pool.nudge()
+        self.completions.nudge()
         self.on_news()
 
     def stop(self) -> None:
-        """The consumer wants no more: the reader is let go, and what is under way is forgotten."""
+        """Stops the reader; the consumer wants no more results."""
         with self._lock:
             self._stopped = self._ended = True
             self._waiting.clear()
@@ -155,14 +156,6 @@ class Stream:
     def blocks(self) -> bool:
         """Whether a slow consumer makes the source wait."""
         return self._options.policy == "block"
-
-    def helper(self) -> contextlib.AbstractContextManager[None]:
-        """While the consumer is in there, it takes the workers' answers itself when it waits."""
-        return self._pool.helper()
-
-    def unattended(self, count: int) -> None:
-        """So many more consumers (or fewer, below 0) that will not wait in a thread."""
-        self._pool.expect(count)
 
     @property
     def is_stopped(self) -> bool:
@@ -202,11 +195,11 @@ class Stream:
         return None
 
     def pull_from(self, source: Iterator[object]) -> None:
-        """The consumer's thread reads the source itself, while it waits: for one that never makes it wait."""
+        """Has the consumer's thread read the source itself: for a source that never makes it wait."""
         self._pull, self._is_pulled = source, True
 
     def _top_up(self) -> None:
-        """Lets frames in from where they are pulled, in whole batches, as long as that needs no waiting."""
+        """Fills slots from a source that is pulled, in whole batches, as long as that needs no waiting."""
         while True:
             if not self._spare:
                 if self._pull is None or self._sent - self._taken >= self._most:
@@ -214,7 +207,7 @@ class Stream:
                 self._read_batch()
             elif isinstance(self._spare[0].source, Path):
                 self._pool.put([self._spare.pop(0)])
-            elif self._pool.has_room:
+            elif self._pool.batcher.has_room():
                 arrays = list(itertools.takewhile(lambda job: not isinstance(job.source, Path), self._spare))
                 if not self._pool.fill_together(arrays, wait=False):
                     return
@@ -223,7 +216,7 @@ class Stream:
                 return
 
     def _read_batch(self) -> None:
-        """Takes at most one batch from where it is pulled."""
+        """Reads at most one batch from a source that is pulled."""
         assert self._pull is not None
         before = self._sent
         most = min(self._backlog, self._most - (self._sent - self._taken))
@@ -305,9 +298,9 @@ class Stream:
         self.on_news()
 
     def _answer(self, job: Job) -> None:
-        """Hands over a job that never reached the pool, which wakes the consumer for all others."""
+        """Hands over a job that never reached the pool; the pool wakes the consumer for all others."""
         self._on_end(job)
-        self._pool.nudge()
+        self.completions.nudge()
 
     def _drop(self) -> None:
         self._dropped += 1
@@ -315,7 +308,7 @@ class Stream:
 
     def _note(self, *, newly_dropped: bool = False) -> None:
         if newly_dropped or self._options.name is not None:
-            self._pool.note_source(
+            self._pool.ledger.note_source(
                 self._options.name, frames=self._read, dropped=self._dropped, newly_dropped=newly_dropped
             )
 

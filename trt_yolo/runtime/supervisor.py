@@ -1,4 +1,4 @@
-"""Keeps workers alive: starts them, hears them, replaces those that end or hang, and stops them.
+"""Starts workers, restarts those that exit or hang, and stops them.
 
 One thread waits for everything at once: answers, messages, processes that end, deadlines. Knows no images: what
 a worker had in hand when it ended is given to the pool.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -16,10 +17,8 @@ from dataclasses import dataclass, field
 
 from trt_yolo.artifacts.manifest import Manifest
 from trt_yolo.errors import TrtYoloError, WorkerError
-from trt_yolo.runtime.batch import Batch, Lane
-from trt_yolo.runtime.batcher import Batcher
-from trt_yolo.runtime.completions import Answers, Poll
-from trt_yolo.runtime.ipc import Wake
+from trt_yolo.runtime.batcher import Batch, Batcher, WorkerQueue
+from trt_yolo.runtime.ipc import Completions, Poll, Wake
 from trt_yolo.runtime.job import Death
 from trt_yolo.runtime.process import Worker, WorkerGone, start_errors_in_words
 from trt_yolo.runtime.ring import RingError, State
@@ -39,8 +38,8 @@ _HOPELESS_STARTS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How long workers are waited for, and how often replaced.
+class Limits:
+    """How long the supervisor waits for workers, and how often it replaces them.
 
     Attributes:
         timeout_s: A worker that answers nothing for so long while it has work is replaced, in seconds.
@@ -54,21 +53,21 @@ class Patience:
 
 
 @dataclass(eq=False, slots=True)
-class Post:
-    """A worker's place, whoever fills it now.
+class Replica:
+    """One worker of a model, over all the processes that serve as it.
 
     Attributes:
-        lane: The way to it.
-        worker: Who fills it; None while it is vacant.
+        queue: Its slots.
+        worker: The process or thread that serves now; None until the next one is started.
         start_at_s: When the next worker is started, monotonic.
         ready_by_s: When the worker must be ready, monotonic.
         failures: Workers in a row that ended before they answered anything.
         bad_starts: Workers in a row that ended before they were ready.
-        restarts: How often it was filled anew.
+        restarts: How often it was replaced.
         broken: Why the worker must be replaced, although it lives.
     """
 
-    lane: Lane
+    queue: WorkerQueue
     worker: Worker | None = None
     start_at_s: float = 0.0
     ready_by_s: float = 0.0
@@ -90,7 +89,7 @@ class RestartBudget:
     _times: collections.deque[float] = field(default_factory=collections.deque)
 
     def spend(self, now_s: float) -> bool:
-        """Notes one; whether it is allowed."""
+        """Counts one replacement; whether it is allowed."""
         self._times.append(now_s)
         while now_s - self._times[0] > _MINUTE_S:
             self._times.popleft()
@@ -104,16 +103,15 @@ def back_off_s(failures: int) -> float:
 
 
 class Supervisor:
-    """The thread that keeps workers alive.
+    """The thread that starts, restarts and stops the workers of a pool.
 
     Args:
         make: Starts the worker of that number.
         count: How many workers.
-        batcher: Whose lanes they serve.
-        patience: How long they are waited for.
-        on_answer: Called when a worker has answered something; reads all answers of that lane. It may raise
-            RingError.
-        on_orphans: Called with the batches of a worker that ended, and why.
+        batcher: Fills their slots.
+        limits: How long they are waited for.
+        on_answer: Called when a worker has answered something; reads all answers of that queue.
+        on_lost_batches: Called with the batches of a worker that ended, and why.
         on_end: Called once when all is over, with the reason if it was not `stop`.
 
     Raises:
@@ -126,25 +124,25 @@ class Supervisor:
         count: int,
         *,
         batcher: Batcher,
-        patience: Patience,
-        on_answer: Callable[[Lane], None],
-        on_orphans: Callable[[Sequence[Batch], Death], None],
+        limits: Limits,
+        on_answer: Callable[[WorkerQueue], None],
+        on_lost_batches: Callable[[Sequence[Batch], Death], None],
         on_end: Callable[[Exception | None], None],
     ) -> None:
-        self.posts = [Post(Lane(number)) for number in range(count)]
+        self.replicas = [Replica(WorkerQueue(number)) for number in range(count)]
         self.manifest: Manifest | None = None
         self.started = threading.Event()
         self._make = make
         self._batcher = batcher
-        self._patience = patience
-        self._budget = RestartBudget(patience.max_restarts)
-        self._on_answer, self._on_orphans, self._on_end = on_answer, on_orphans, on_end
+        self._limits = limits
+        self._budget = RestartBudget(limits.max_restarts)
+        self._on_answer, self._on_lost_batches, self._on_end = on_answer, on_lost_batches, on_end
         self._poll = Poll()
         with contextlib.ExitStack() as on_error, start_errors_in_words():
             hold_standard_streams()
             self._wake = Wake.create()
             on_error.callback(self._wake.close)
-            self.answers = Answers(self._poll)
+            self.completions = Completions(self._poll)
             on_error.pop_all()
         self._next_tick_s = 0.0
         self._looked_s = time.monotonic()
@@ -156,13 +154,13 @@ class Supervisor:
         self._thread.start()
 
     def stop(self) -> None:
-        """Asks for the end. Takes no lock: a destructor may call it in the middle of anything."""
+        """Asks the workers and the thread to end. Takes no lock: a destructor may call it at any moment."""
         self._stopping = True
-        self.hurry()
+        self.wake()
 
     def join(self) -> None:
         """Waits for the end; returns at once in the supervisor's own thread."""
-        if self._thread.ident is not None and not self.is_this_thread():
+        if self._thread.ident is not None and not self.completions.is_this_thread():
             self._thread.join()
 
     @property
@@ -170,32 +168,29 @@ class Supervisor:
         """Whether it has ended, or is ending."""
         return self._stopping or not self._thread.is_alive()
 
-    def hurry(self) -> None:
-        """Something may be due earlier than expected."""
+    def wake(self) -> None:
+        """Wakes the thread: something may be due earlier than it expects."""
         with contextlib.suppress(OSError):  # over, and closed
             self._wake.signal()
 
-    def is_this_thread(self) -> bool:
-        """Whether the caller runs in the thread that would have to answer, and must not wait for itself."""
-        return threading.get_ident() in (self._thread.ident, self.answers.taker)
+    def mark_broken(self, queue: WorkerQueue, error: RingError) -> None:
+        """Has a worker replaced whose memory something else wrote to. From any thread."""
+        for replica in self.replicas:
+            if replica.queue is queue:
+                replica.broken = _corrupted(error)
+        self.wake()
 
-    def break_off(self, lane: Lane, error: RingError) -> None:
-        """A lane's memory was written to by something else: its worker is replaced soon. From any thread."""
-        for post in self.posts:
-            if post.lane is lane:
-                post.broken = _scribbled(error)
-        self.hurry()
-
-    def forget(self) -> None:
-        """In a forked child: lets go of what belongs to the parent, without a word to the workers."""
-        for post in self.posts:
-            if post.worker is not None:
+    def close_in_child(self) -> None:
+        """Closes in a forked child what belongs to the parent, and tells the workers nothing."""
+        for replica in self.replicas:
+            if replica.worker is not None:
                 with contextlib.suppress(OSError):
-                    post.worker.close()
+                    replica.worker.close()
 
     def _run(self) -> None:
         reason: Exception | None = None
-        self._poll.listen(self._wake.fileno(), self._hurried)
+        self.completions.supervisor = threading.get_ident()
+        self._poll.listen(self._wake.fileno(), self._woken)
         try:
             while not self._stopping:
                 now_s = time.monotonic()
@@ -209,160 +204,147 @@ class Supervisor:
             reason = error
         finally:
             self._on_end(reason)
-            self._dismiss()
+            self._stop_workers()
             self.started.set()
 
-    def _hurried(self) -> None:
+    def _woken(self) -> None:
         self._wake.take()
         self._next_tick_s = 0.0
 
     def _tick(self, now_s: float) -> float:
         """Does what is due; when to look again, monotonic seconds."""
         next_s = now_s + _TICK_S
-        self._forgive_pause(now_s)
-        self.answers.take_forgotten()
-        for post in self.posts:
-            worker = post.worker
-            if worker is None and now_s >= post.start_at_s:
-                self._fill(post, now_s)
+        self._ignore_pause(now_s)
+        self.completions.take_unattended()
+        for replica in self.replicas:
+            worker = replica.worker
+            if worker is None and now_s >= replica.start_at_s:
+                self._start_worker(replica, now_s)
             elif worker is None:
-                next_s = min(next_s, post.start_at_s)
-            elif post.broken is not None:
-                self._bury(post, post.broken)
-            elif not worker.is_ready and now_s >= post.ready_by_s:
-                limit_s = self._patience.start_timeout_s
-                self._bury(post, Death(f"was not ready after {limit_s:g} s (still {worker.doing})"))
-            elif self._hangs(post, now_s):
-                self._bury(post, Death(f"answered nothing for {self._patience.timeout_s:g} s"))
+                next_s = min(next_s, replica.start_at_s)
+            elif replica.broken is not None:
+                self._retire(replica, replica.broken)
+            elif not worker.is_ready and now_s >= replica.ready_by_s:
+                limit_s = self._limits.start_timeout_s
+                self._retire(replica, Death(f"was not ready after {limit_s:g} s (still {worker.doing})"))
+            elif self._hangs(replica, now_s):
+                self._retire(replica, Death(f"answered nothing for {self._limits.timeout_s:g} s"))
         due_s = self._batcher.send_due()
         return next_s if due_s is None else min(next_s, due_s)
 
-    def _hangs(self, post: Post, now_s: float) -> bool:
+    def _hangs(self, replica: Replica, now_s: float) -> bool:
         """Whether a worker has work, and has answered nothing for too long."""
-        lane = post.lane
-        if not lane.in_flight or now_s - lane.since_s < self._patience.timeout_s:
+        queue = replica.queue
+        if not queue.in_flight or now_s - queue.since_s < self._limits.timeout_s:
             return False
         with contextlib.suppress(RingError):
-            for batch in list(lane.in_flight.values()):
+            for batch in list(queue.in_flight.values()):
                 if batch.slot.state in (State.DONE, State.FAILED):
                     return False  # it did answer: whoever should take the answer is busy
         return True
 
-    def _forgive_pause(self, now_s: float) -> None:
-        """Time in which this program itself was stopped is nobody's fault."""
+    def _ignore_pause(self, now_s: float) -> None:
+        """Does not count time in which this program itself was stopped."""
         pause_s = now_s - self._looked_s
         self._looked_s = now_s
         if pause_s > _PAUSE_S:
-            for post in self.posts:
-                post.lane.since_s += pause_s
-                post.ready_by_s += pause_s
+            for replica in self.replicas:
+                replica.queue.since_s += pause_s
+                replica.ready_by_s += pause_s
 
-    def _fill(self, post: Post, now_s: float) -> None:
+    def _start_worker(self, replica: Replica, now_s: float) -> None:
         try:
-            worker = self._make(post.lane.number)
+            worker = self._make(replica.queue.number)
         except WorkerError as error:
-            post.bad_starts += 1
-            self._replace_later(post, Death(str(error)), error)
+            replica.bad_starts += 1
+            self._replace_later(replica, Death(str(error)), error)
             return
-        post.worker, post.broken = worker, None
-        post.ready_by_s = now_s + self._patience.start_timeout_s
-        self._poll.listen(worker.fileno(), lambda: self._hear(post, worker))
-        self.answers.listen(worker.done.fileno(), lambda: self._answered(post, worker))
+        replica.worker, replica.broken = worker, None
+        replica.ready_by_s = now_s + self._limits.start_timeout_s
+        self._poll.listen(worker.fileno(), lambda: self._receive(replica, worker))
+        self.completions.listen(worker.done, functools.partial(self._on_answer, replica.queue))
 
-    def _hear(self, post: Post, worker: Worker) -> None:
-        if post.worker is not worker:
+    def _receive(self, replica: Replica, worker: Worker) -> None:
+        if replica.worker is not worker:
             return
         was_ready = worker.is_ready
         try:
-            worker.hear()
+            worker.receive()
         except WorkerGone as gone:
-            self._bury(post, gone.death, gone.error)
+            self._retire(replica, gone.death, gone.error)
         except WorkerError as error:  # no memory for its ring
-            self._bury(post, Death(str(error)), error)
+            self._retire(replica, Death(str(error)), error)
         else:
             if worker.is_ready and not was_ready:
-                self._welcome(post, worker)
+                self._admit(replica, worker)
 
-    def _welcome(self, post: Post, worker: Worker) -> None:
+    def _admit(self, replica: Replica, worker: Worker) -> None:
         if self.manifest is not None and self.manifest != worker.manifest:
-            self._bury(post, Death("loads another model than before: the file has changed"))
+            self._retire(replica, Death("loads another model than before: the file has changed"))
             return
         self.manifest = worker.manifest
         if worker.about:
             facts = ", ".join(f"{name} {value}" for name, value in worker.about.items())
-            _log.info("worker %d is ready: %s", post.lane.number, facts)
-        post.bad_starts = 0
-        post.lane.notify, post.lane.at_once = worker.notify, worker.at_once
+            _log.info("worker %d is ready: %s", replica.queue.number, facts)
+        replica.bad_starts = 0
+        replica.queue.notify, replica.queue.at_once = worker.ready.signal, worker.at_once
         assert worker.ring is not None
-        self._batcher.open_lane(post.lane, worker.ring)
-        self.answers.nudge()  # whoever waits for room
-        if all(other.worker is not None and other.worker.is_ready for other in self.posts):
+        self._batcher.open_queue(replica.queue, worker.ring)
+        self.completions.nudge()  # whoever waits for room
+        if all(other.worker is not None and other.worker.is_ready for other in self.replicas):
             self.started.set()
 
-    def _answered(self, post: Post, worker: Worker) -> None:
-        """In the supervisor's thread or in one that waits for an answer; never in two at once."""
-        if post.worker is not worker:
-            return
-        try:
-            worker.done.take()
-            self._on_answer(post.lane)
-        except RingError as error:
-            self.break_off(post.lane, error)
-        except BaseException:  # Ctrl-C in the thread that waits: somebody else must look again
-            worker.done.signal()
-            raise
-        else:
-            post.failures = 0
-
-    def _bury(self, post: Post, death: Death, error: Exception | None = None) -> None:
-        """Ends a worker for good; what it had goes back to the pool, and its post will be filled again."""
-        worker = post.worker
+    def _retire(self, replica: Replica, death: Death, error: Exception | None = None) -> None:
+        """Ends a worker, gives back the batches that it had, and has it replaced."""
+        worker = replica.worker
         assert worker is not None
         self._poll.ignore(worker.fileno())
         worker.kill()
         worker.join(_REAP_S)
-        with self.answers.exclusively():
-            self.answers.ignore(worker.done.fileno())
-            if not death.is_torn:
-                with contextlib.suppress(RingError):
-                    self._on_answer(post.lane)  # what it answered before it ended
-            orphans = self._batcher.shut_lane(post.lane)
+        with self.completions.exclusively():
+            self.completions.ignore(worker.done.fileno())
+            if not death.is_corrupt:
+                self._on_answer(replica.queue)  # what it answered before it ended
+            lost = self._batcher.close_queue(replica.queue)
             worker.close()
-            post.worker = None
+            replica.worker = None
         if not worker.is_ready:
-            post.bad_starts += 1
-        self._on_orphans(orphans, death)
-        self._replace_later(post, death, error)
+            replica.bad_starts += 1
+        self._on_lost_batches(lost, death)
+        self._replace_later(replica, death, error)
 
-    def _replace_later(self, post: Post, death: Death, error: Exception | None) -> None:
-        """Decides when the post is filled again.
+    def _replace_later(self, replica: Replica, death: Death, error: Exception | None) -> None:
+        """Decides when the next worker is started.
 
         Raises:
             TrtYoloError: Not at all: the worker could not even start at first, or was replaced too often.
         """
-        number, now_s = post.lane.number, time.monotonic()
+        number, now_s = replica.queue.number, time.monotonic()
         if not self.started.is_set():
             raise error or WorkerError(
                 f"worker {number} {death.cause} while it started; see its last lines above"
             )
-        nobody = not any(other.worker is not None and other.worker.is_ready for other in self.posts)
-        if nobody and post.bad_starts >= _HOPELESS_STARTS:
+        nobody = not any(other.worker is not None and other.worker.is_ready for other in self.replicas)
+        if nobody and replica.bad_starts >= _HOPELESS_STARTS:
             raise WorkerError(f"no worker can start any more; worker {number} {death.cause}") from error
         if not self._budget.spend(now_s):
             raise WorkerError(
                 f"workers were replaced more than {self._budget.most} times within a minute; the last one, "
                 f"worker {number}, {death.cause}"
             ) from error
-        wait_s = back_off_s(post.failures)
-        post.failures += 1
-        post.restarts += 1
-        post.start_at_s = now_s + wait_s
+        if replica.queue.has_answered:
+            replica.failures = 0
+        replica.queue.has_answered = False
+        wait_s = back_off_s(replica.failures)
+        replica.failures += 1
+        replica.restarts += 1
+        replica.start_at_s = now_s + wait_s
         self._next_tick_s = 0.0
         _log.warning("worker %d %s; it is replaced, its frames run again", number, death.cause)
 
-    def _dismiss(self) -> None:
-        """Stops all workers, those that do not leave by force."""
-        workers = [post.worker for post in self.posts if post.worker is not None]
+    def _stop_workers(self) -> None:
+        """Stops all workers; kills those that do not leave in time."""
+        workers = [replica.worker for replica in self.replicas if replica.worker is not None]
         for worker in workers:
             if worker.is_ready:
                 worker.stop()
@@ -373,17 +355,17 @@ class Supervisor:
             if not worker.join(max(0.0, until_s - time.monotonic())):
                 worker.kill()
                 worker.join(_REAP_S)
-        with self.answers.exclusively():
-            for post in self.posts:
-                if post.worker is not None:
-                    self._poll.ignore(post.worker.fileno())
-                    self.answers.ignore(post.worker.done.fileno())
-                    post.worker.close()
-                post.worker = None
-                post.lane.slots = ()
-        self.answers.close()
+        with self.completions.exclusively():
+            for replica in self.replicas:
+                if replica.worker is not None:
+                    self._poll.ignore(replica.worker.fileno())
+                    self.completions.ignore(replica.worker.done.fileno())
+                    replica.worker.close()
+                replica.worker = None
+                replica.queue.slots = ()
+        self.completions.close()
         self._wake.close()
 
 
-def _scribbled(error: RingError) -> Death:
-    return Death(f"shares memory that something wrote to: {error}", is_torn=True)
+def _corrupted(error: RingError) -> Death:
+    return Death(f"shares memory that something wrote to: {error}", is_corrupt=True)

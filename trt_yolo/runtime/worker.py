@@ -1,4 +1,4 @@
-"""What a worker does: load a backend, say so, run slots in place until told to stop.
+"""The code of a worker: loads a backend, reports it, runs slots in place until it is told to stop.
 
 `serve` is a worker process's whole life; `run_slots` is its work, which `runtime/inline.py` runs in a thread.
 The conversation over the channel:
@@ -34,8 +34,7 @@ from typing import Any
 from trt_yolo.backends.base import Backend, Flight
 from trt_yolo.errors import DeviceError, TrtYoloError
 from trt_yolo.runtime.ipc import Channel, Wake, give_way
-from trt_yolo.runtime.ring import Ring, Slot
-from trt_yolo.runtime.ring_shape import RingShape
+from trt_yolo.runtime.ring import Ring, RingShape, Slot
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 1.0
@@ -45,7 +44,7 @@ _RING, _READY_READ, _READY_WRITE, _DONE_WRITE = range(4)  # the descriptors, as 
 
 @dataclass(frozen=True, kw_only=True)
 class BackendSpec:
-    """How to make a backend, in words that reach another process.
+    """How to make a backend, as plain values that can be sent to another process.
 
     Attributes:
         factory: `package.module:name` of a class or function that returns a `Backend`.
@@ -101,27 +100,27 @@ class WorkerSpec:
 
 
 def run_slots(backend: Backend, ring: Ring, ready: Wake, done: Wake, is_stopped: Callable[[], bool]) -> None:
-    """Runs what becomes READY, in its order, as many at once as the backend can, until it is stopped.
+    """Runs READY slots in their order, as many at once as the backend can, until it is stopped.
 
     Raises:
         RingError: The ring's memory was written to by something else.
         DeviceError: The device is lost; the slots at hand stay RUNNING.
     """
-    begun = _Begun(backend, done)
+    running = _Running(backend, done)
     announced = 0
     while True:
-        announced += ready.take() if begun.flights or announced else ready.wait()
+        announced += ready.take() if running.flights or announced else ready.wait()
         if is_stopped():
             return
-        while announced and begun.has_room(ring) and not is_stopped():  # many may be announced at once
+        while announced and running.has_room(ring) and not is_stopped():  # many may be announced at once
             (slot,) = ring.ready(1)
             announced -= 1
-            begun.begin(slot)
-        if begun.flights:
-            begun.land()
+            running.begin(slot)
+        if running.flights:
+            running.land()
 
 
-class _Begun:
+class _Running:
     """The slots that a backend has begun, the oldest first."""
 
     def __init__(self, backend: Backend, done: Wake) -> None:
@@ -130,7 +129,7 @@ class _Begun:
         self._idle_s = 0.0
 
     def has_room(self, ring: Ring) -> bool:
-        """Whether what is READY next may be begun: what is to be alone waits, and is waited for."""
+        """Whether the next READY slot may be begun; one that is to run alone waits for all others, and they for it."""
         if not self.flights:
             return True
         if len(self.flights) >= self._backend.at_once or self.flights[-1][2]:
@@ -155,7 +154,7 @@ class _Begun:
             self.flights.append((slot, flight, task.alone))
 
     def land(self) -> None:
-        """Finishes the oldest if it is done; else gives way a moment, and sleeps when nothing was for long."""
+        """Finishes the oldest if it is done; else yields the core, and sleeps if nothing was done for long."""
         slot, flight, _ = self.flights[0]
         if flight.is_done():
             self.flights.popleft()
@@ -193,7 +192,7 @@ def serve(fd: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the program, which stops its workers
     channel = Channel.from_fd(fd)
-    threading.Thread(target=_guard, args=(channel,), daemon=True).start()
+    threading.Thread(target=_exit_with_program, args=(channel,), daemon=True).start()
     try:
         with contextlib.ExitStack() as stack:
             _serve(channel, stack)
@@ -228,13 +227,13 @@ def _serve(channel: Channel, stack: contextlib.ExitStack) -> None:
     backend.warm_up([(slot.frames, slot.rows) for slot in ring.slots])
     ready, done = Wake(fds[_READY_READ], fds[_READY_WRITE]), Wake(-1, fds[_DONE_WRITE])
     stopped = threading.Event()
-    threading.Thread(target=_heed, args=(channel, stopped, ready), daemon=True).start()
+    threading.Thread(target=_await_stop, args=(channel, stopped, ready), daemon=True).start()
     channel.send({"ready": True, "about": backend.about})
     run_slots(backend, ring, ready, done, stopped.is_set)
 
 
-def _guard(channel: Channel) -> None:
-    """Ends the process when its program is gone, whatever it is doing, from its first moment to its last."""
+def _exit_with_program(channel: Channel) -> None:
+    """Ends the process when its program is gone, whatever the process is doing."""
     program = os.getppid()
     hang_up = select.poll()
     hang_up.register(channel, getattr(select, "POLLRDHUP", 0))
@@ -244,8 +243,8 @@ def _guard(channel: Channel) -> None:
     os._exit(0)
 
 
-def _heed(channel: Channel, stopped: threading.Event, ready: Wake) -> None:
-    """Waits for the order to stop, and passes it on."""
+def _await_stop(channel: Channel, stopped: threading.Event, ready: Wake) -> None:
+    """Waits for the message to stop, and wakes `run_slots`."""
     if channel.receive() is not None:
         stopped.set()
         ready.signal()

@@ -33,11 +33,11 @@ _DOES_NOT_RUN = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC)
 
 WHAT_TO_SET = "set the Python of this environment with multiprocessing.set_executable('/path/to/python')"
 
-Plain = str | int | list[str]
+_Plain = str | int | list[str]
 
 
 @contextlib.contextmanager
-def fresh_python(function: str, *arguments: Plain) -> Iterator[tuple[list[str], int]]:
+def fresh_python(function: str, *arguments: _Plain) -> Iterator[tuple[list[str], int]]:
     """The command that calls a function in a fresh interpreter, which imports from where this one does.
 
     Start the process inside the `with`; the descriptor that comes beside the command is for its `pass_fds`.

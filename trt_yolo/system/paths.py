@@ -6,8 +6,6 @@ import os
 import stat
 from pathlib import Path
 
-from trt_yolo.errors import InputError
-
 
 def absence(path: str | Path, what: str = "file") -> str:
     """Why nothing is found at a path: `no such file: PATH`, or that this user may not enter a folder on the way."""
@@ -33,17 +31,3 @@ def why_not_writable(path: Path) -> str | None:
     except OSError as error:
         return f"cannot be written: {error.strerror}"
     return None if may else "cannot be written: Permission denied"
-
-
-def check_utf8(path: Path) -> None:
-    """Refuses a name that no ONNX file can hold and ONNX Runtime cannot open.
-
-    Raises:
-        InputError: The path is not UTF-8.
-    """
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"the path {path} is not UTF-8, which ONNX and ONNX Runtime need; rename it"
-        ) from error

@@ -1,4 +1,4 @@
-"""Are these the detections that greedy NMS gives for a head? Whichever of equal scores comes first. Arrays in and out.
+"""Which boxes of two sets are the same, and are rows those that greedy NMS gives for a head? Arrays in, arrays out.
 
 Where scores tie, rounding decides which box NMS keeps, and with it which boxes that one suppresses. So rows that are
 not those of one fixed order are right too if they could be those of another: each is a candidate of the head, no two
@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from trt_yolo.vision.matching import iou_matrix, matched_pairs
 from trt_yolo.vision.nms import Rows, greedy_nms, rows_from_head
 
-Head = npt.NDArray[np.float32]
+_Boxes = npt.NDArray[np.float32]
+_ClassIds = npt.NDArray[np.int64]
+_Head = npt.NDArray[np.float32]
 _SAME_OBJECT_IOU = 0.9
 _IOU_NOISE = 1e-3
 
@@ -58,7 +59,7 @@ class Agreement:
 
 
 def agreement_with_head(
-    head: Head, got: Rows, *, conf: float, iou: float, rows: int, tolerance: Tolerance
+    head: _Head, got: Rows, *, conf: float, iou: float, rows: int, tolerance: Tolerance
 ) -> Agreement:
     """How far rows are from those that greedy NMS gives for a head.
 
@@ -100,7 +101,7 @@ def agreement_with_head(
 class _Ties:
     """What the head's candidates say of rows that have no partner."""
 
-    def __init__(self, head: Head, got: Rows, iou: float, tolerance: Tolerance) -> None:
+    def __init__(self, head: _Head, got: Rows, iou: float, tolerance: Tolerance) -> None:
         half = head[2:4] * np.float32(0.5)
         self._boxes = np.concatenate([head[:2] - half, head[:2] + half]).T  # (anchors, 4)
         self._scores = head[4:]
@@ -131,3 +132,30 @@ class _Ties:
         same = self._got[:, None, 5] == self._got[None, :, 5]
         overlap = np.triu(iou_matrix(self._got[:, :4], self._got[:, :4]) * same, 1)
         return int((overlap > self._iou + _IOU_NOISE).any(axis=0).sum())
+
+
+def iou_matrix(a_xyxy: _Boxes, b_xyxy: _Boxes) -> npt.NDArray[np.float64]:
+    """(N, M) intersection over union of (N, 4) and (M, 4) boxes."""
+    a, b = a_xyxy[:, None].astype(np.float64), b_xyxy[None].astype(np.float64)
+    size = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
+    intersection = size.prod(axis=2)
+    union = (a[..., 2:] - a[..., :2]).prod(axis=2) + (b[..., 2:] - b[..., :2]).prod(axis=2) - intersection
+    return np.asarray(intersection / np.maximum(union, 1e-12))
+
+
+def matched_pairs(
+    a_xyxy: _Boxes, a_class: _ClassIds, b_xyxy: _Boxes, b_class: _ClassIds, *, iou: float
+) -> list[tuple[int, int]]:
+    """Pairs of positions, one to one: same class and IoU of at least `iou`, the closest pairs first."""
+    overlap = iou_matrix(a_xyxy, b_xyxy) * (a_class[:, None] == b_class[None])
+    order = np.argsort(-overlap, axis=None, kind="stable")
+    pairs: list[tuple[int, int]] = []
+    taken_a, taken_b = set[int](), set[int]()
+    for first, second in zip(*map(np.ndarray.tolist, np.unravel_index(order, overlap.shape)), strict=True):
+        if overlap[first, second] < iou:
+            break
+        if first not in taken_a and second not in taken_b:
+            taken_a.add(first)
+            taken_b.add(second)
+            pairs.append((first, second))
+    return pairs

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from trt_yolo.detections import Detections
 
-Colour = tuple[int, int, int]
+_Colour = tuple[int, int, int]
 
 
 def draw_detections(image_bgr: npt.NDArray[np.uint8], detections: Detections) -> npt.NDArray[np.uint8]:
@@ -26,14 +26,14 @@ def draw_detections(image_bgr: npt.NDArray[np.uint8], detections: Detections) ->
     return canvas
 
 
-def class_colour(class_id: int) -> Colour:
+def class_colour(class_id: int) -> _Colour:
     """A BGR colour for a class, far from its neighbours': hues a golden angle apart."""
     red, green, blue = colorsys.hsv_to_rgb(class_id * 0.618034 % 1, 0.75, 0.9)
     return round(blue * 255), round(green * 255), round(red * 255)
 
 
 def _label(
-    canvas: npt.NDArray[np.uint8], text: str, corner_xy: tuple[int, int], colour: Colour, *, scale: float
+    canvas: npt.NDArray[np.uint8], text: str, corner_xy: tuple[int, int], colour: _Colour, *, scale: float
 ) -> None:
     """Writes the text on a filled box above the corner, or below it at the upper edge."""
     font, scale = cv2.FONT_HERSHEY_SIMPLEX, max(0.35, scale)

@@ -62,6 +62,13 @@ def fit_letterbox(source_hw: tuple[int, int], target_hw: tuple[int, int]) -> Let
     )
 
 
+def letterboxed(image_bgr: npt.NDArray[np.uint8], target_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """(H, W, 3) uint8: the image in an array of its own, letterboxed to the target size."""
+    frame = np.empty((*target_hw, 3), np.uint8)
+    letterbox_into(image_bgr, frame, fit_letterbox(image_bgr.shape[:2], target_hw))
+    return frame
+
+
 def letterbox_into(
     image_bgr: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8], letterbox: Letterbox
 ) -> None:

@@ -8,21 +8,32 @@
     queue        frames pickled through a Queue to a process that does nothing with them; finds nothing
 
 All but `queue` do what trt-yolo does: image files to final detections, letterboxed to the same size, with the same
-thresholds. This module says which peers there are and whether they can run here; it imports none of what they need.
+thresholds. This module says which peers there are, whether they can run here, and what each one is in its own
+process; it imports none of what they need. A peer's module has a function
+
+    @contextlib.contextmanager
+    def open_peer(options: PeerOptions) -> Iterator[Ready]: ...
+
+that loads what it needs, yields when it can run, and gives everything back when it is left.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, TypedDict
+from typing import Literal, NamedTuple, TypedDict
+
+import numpy as np
+import numpy.typing as npt
 
 from trt_yolo.errors import InputError
 
 Takes = Literal["nothing", "artifact", "checkpoint"]
+Rows = npt.NDArray[np.float32]
 
 
 class PeerOptions(TypedDict, total=False):
@@ -49,6 +60,41 @@ class PeerOptions(TypedDict, total=False):
     device: str
 
 
+class Found(NamedTuple):
+    """What was found in one image.
+
+    Attributes:
+        number: The image's place among those of its run.
+        rows: (N, 6) float32, x1 y1 x2 y2 score class, source pixels, best first.
+    """
+
+    number: int
+    rows: Rows
+
+
+Run = Callable[[Iterable[str]], Iterator[Found]]
+"""Runs the images of those paths and yields once for each, in the order in which they are done.
+
+Paths are taken as there is room for them.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A peer that has loaded.
+
+    Attributes:
+        run: Its work.
+        under_way: Images that it has begun and not answered while it runs evenly, at most.
+    """
+
+    run: Run
+    under_way: int
+
+
+OpenPeer = Callable[[PeerOptions], AbstractContextManager[Ready]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Peer:
     """What there is to know of a peer before it runs.
@@ -56,7 +102,7 @@ class Peer:
     Attributes:
         name: What it is called in commands and results.
         about: What it is, in one line.
-        module: What implements it: a module with a function `open_peer`, see `interface`.
+        module: What implements it: a module with a function `open_peer`, an `OpenPeer`.
         packages: What it imports, as Python calls it.
         extra: Of trt-yolo, which brings them.
         takes: What it runs: the `.onnx` artifact, the `.pt` checkpoint, or nothing.

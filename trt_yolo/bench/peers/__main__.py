@@ -1,4 +1,4 @@
-"""`python -m trt_yolo.bench.peers NAME OPTIONS_JSON [IMAGES]`: the process of one peer; see `serving`."""
+"""`python -m trt_yolo.bench.peers NAME OPTIONS_JSON [IMAGES]`: the process of one peer; see `serve`."""
 
 from __future__ import annotations
 

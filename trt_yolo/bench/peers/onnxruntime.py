@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_yolo.backends.onnxruntime import open_session
-from trt_yolo.bench.peers import PeerOptions
-from trt_yolo.bench.peers.interface import Found, Ready, Rows
+from trt_yolo.bench.peers import Found, PeerOptions, Ready, Rows
 from trt_yolo.bench.peers.plain_loop import Graph, Image, in_batches, read_plainly
 
 _DTYPES: dict[str, npt.DTypeLike] = {
@@ -26,7 +25,7 @@ _DTYPES: dict[str, npt.DTypeLike] = {
 
 @contextlib.contextmanager
 def open_peer(options: PeerOptions) -> Iterator[Ready]:
-    """See `interface`."""
+    """See `OpenPeer`."""
     detect, batch = detector(options), options.get("batch", 1)
 
     def run(paths: Iterable[str]) -> Iterator[Found]:

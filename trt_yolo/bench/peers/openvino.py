@@ -14,15 +14,14 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from trt_yolo.bench.peers import PeerOptions
-from trt_yolo.bench.peers.interface import Found, Ready
+from trt_yolo.bench.peers import Found, PeerOptions, Ready
 from trt_yolo.bench.peers.plain_loop import Graph, in_batches, read_plainly
 from trt_yolo.vision.letterbox import Letterbox
 
 
 @contextlib.contextmanager
 def open_peer(options: PeerOptions) -> Iterator[Ready]:
-    """See `interface`."""
+    """See `OpenPeer`."""
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # its import would report to Intel
     import openvino
 

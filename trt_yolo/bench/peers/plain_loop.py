@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_yolo.backends.base import Output, images_for_head, output_from_head, settle
-from trt_yolo.bench.peers.interface import Rows
+from trt_yolo.bench.peers import Rows
 from trt_yolo.errors import ImageError
 from trt_yolo.runtime.job import DEFAULT_CONF, DEFAULT_IOU, DEFAULT_MAX_DET
 from trt_yolo.vision.letterbox import Letterbox, boxes_to_source, fit_letterbox, letterbox_into

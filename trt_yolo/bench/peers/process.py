@@ -1,7 +1,7 @@
-"""A peer as the bench sees it: a process in a session of its own, which is asked to run for so many seconds.
+"""Peers as the bench sees them: which of them run beside a model, each in a process that is asked to run for a while.
 
-Ctrl-C is for the bench alone. The peer and all that it has started end when its stdin does, which they also do if
-the bench is killed; what it writes lies in a folder that goes when it is closed.
+The process has a session of its own: Ctrl-C is for the bench alone. The peer and all that it has started end when
+its stdin does, which they also do if the bench is killed; what it writes lies in a folder that goes when it is closed.
 """
 
 from __future__ import annotations
@@ -15,27 +15,24 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trt_yolo.bench.peers import PeerOptions
-from trt_yolo.bench.peers.interface import Rows
+from trt_yolo.bench.peers import DETECTING, PeerOptions, Rows, peer_named, why_not
+from trt_yolo.bench.subject import Subject
 from trt_yolo.bench.window import Window
-from trt_yolo.errors import BackendError
+from trt_yolo.errors import BackendError, InputError
 from trt_yolo.system.interpreter import executable, fresh_python
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-
-from collections.abc import Iterator, Sequence
-
-from trt_yolo.bench.peers import DETECTING, peer_named, why_not
-from trt_yolo.bench.subject import Subject
-from trt_yolo.errors import InputError
+ALL = "all"
+"""Instead of names: every peer that can run."""
 
 _START_S = 300.0
 _RUN_S = 300.0
@@ -43,6 +40,73 @@ _CLOSE_S = 5.0
 _LOOK_S = 0.005
 _IMAGES_TO_SEE_WHY = 20
 _QUIET = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises InputError for a peer that there is not."""
+    for name in names:
+        if name != ALL:
+            peer_named(name)
+
+
+def chosen_peers(names: Sequence[str], subject: Subject, weights: Path | None) -> tuple[list[str], list[str]]:
+    """The peers that run, and why others do not.
+
+    Args:
+        names: What was asked for; of `all` those that cannot run are left out.
+        subject: What they run beside.
+        weights: The checkpoint, where there is one.
+
+    Raises:
+        InputError: One that was asked for by name cannot run.
+    """
+    model = subject.facts.path if subject.facts.path.endswith(".onnx") else None
+    wanted = list(DETECTING if ALL in names else dict.fromkeys(names))
+    reasons = {name: why_not(name, model=model, weights=weights, device=_device(subject)) for name in wanted}
+    missing = [f"the peer {name} does not run: {reason}" for name, reason in reasons.items() if reason]
+    if missing and ALL not in names:
+        raise InputError(missing[0])
+    return [name for name in wanted if not reasons[name]], missing
+
+
+@contextlib.contextmanager
+def open_peers(names: Sequence[str], subject: Subject, weights: Path | None) -> Iterator[list[PeerProcess]]:
+    """The peers, running.
+
+    Raises:
+        BackendError: One cannot start.
+        InputError: The model takes other frames than they do.
+    """
+    if subject.manifest.source_hw is not None:
+        raise InputError(
+            f"peers take letterboxed frames, and {subject.name} has its letterbox in the graph; "
+            "give a model that was exported without --letterbox gpu"
+        )
+    options = PeerOptions(
+        imgsz=list(subject.manifest.imgsz_hw),
+        images=[str(path) for path in subject.paths],
+        workers=max(1, subject.workers),
+        threads=subject.setting.threads,
+        batch=subject.batch,
+        device=_device(subject),
+    )
+    if subject.facts.path.endswith(".onnx"):
+        options["model"] = subject.facts.path
+    if weights is not None:
+        options["weights"] = str(weights)
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(PeerProcess(name, _for_one(name, options))) for name in names]
+
+
+def _for_one(name: str, options: PeerOptions) -> PeerOptions:
+    """The plain loop is one process: it gets the cores of all workers."""
+    if name != "onnxruntime":
+        return options
+    return {**options, "threads": options["workers"] * options["threads"]}
+
+
+def _device(subject: Subject) -> str:
+    return f"cuda:{subject.setting.devices[0]}" if subject.setting.devices else "cpu"
 
 
 class PeerProcess:
@@ -185,74 +249,3 @@ class PeerProcess:
         options = {**self._options, "images": self._options.get("images", [])[:1]}
         words = [executable(), "-m", "trt_yolo.bench.peers", self.name, json.dumps(options)]
         return shlex.join([*words, str(_IMAGES_TO_SEE_WHY)])
-
-
-# Which peers run beside a model: those that were asked for and can.
-ALL = "all"
-
-
-def check_names(names: Sequence[str]) -> None:
-    """Raises InputError for a peer that there is not."""
-    for name in names:
-        if name != ALL:
-            peer_named(name)
-
-
-def chosen_peers(names: Sequence[str], subject: Subject, weights: Path | None) -> tuple[list[str], list[str]]:
-    """The peers that run, and why others do not.
-
-    Args:
-        names: What was asked for; of `all` those that cannot run are left out.
-        subject: What they run beside.
-        weights: The checkpoint, where there is one.
-
-    Raises:
-        InputError: One that was asked for by name cannot run.
-    """
-    model = subject.facts.path if subject.facts.path.endswith(".onnx") else None
-    wanted = list(DETECTING if ALL in names else dict.fromkeys(names))
-    reasons = {name: why_not(name, model=model, weights=weights, device=_device(subject)) for name in wanted}
-    missing = [f"the peer {name} does not run: {reason}" for name, reason in reasons.items() if reason]
-    if missing and ALL not in names:
-        raise InputError(missing[0])
-    return [name for name in wanted if not reasons[name]], missing
-
-
-@contextlib.contextmanager
-def open_peers(names: Sequence[str], subject: Subject, weights: Path | None) -> Iterator[list[PeerProcess]]:
-    """The peers, running.
-
-    Raises:
-        BackendError: One cannot start.
-        InputError: The model takes other frames than they do.
-    """
-    if subject.manifest.source_hw is not None:
-        raise InputError(
-            f"peers take letterboxed frames, and {subject.name} has its letterbox in the graph; "
-            "give a model that was exported without --letterbox gpu"
-        )
-    options = PeerOptions(
-        imgsz=list(subject.manifest.imgsz_hw),
-        images=[str(path) for path in subject.paths],
-        workers=max(1, subject.workers),
-        threads=subject.setting.threads,
-        batch=subject.batch,
-        device=_device(subject),
-    )
-    if subject.facts.path.endswith(".onnx"):
-        options["model"] = subject.facts.path
-    if weights is not None:
-        options["weights"] = str(weights)
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(PeerProcess(name, _for_one(name, options))) for name in names]
-
-
-def _for_one(name: str, options: PeerOptions) -> PeerOptions:
-    """The plain loop is one process: it gets the cores of all workers."""
-    if name != "onnxruntime":
-        return options
-    return {**options, "threads": options["workers"] * options["threads"]}
-
-
-def _device(subject: Subject) -> str:
-    return f"cuda:{subject.setting.devices[0]}" if subject.setting.devices else "cpu"

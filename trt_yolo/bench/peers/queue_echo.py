@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from trt_yolo.bench.peers import PeerOptions
-from trt_yolo.bench.peers.interface import Found, Ready, Rows
+from trt_yolo.bench.peers import Found, PeerOptions, Ready, Rows
 from trt_yolo.bench.peers.queues import QueueProcesses
 
 _FRAMES = 32
@@ -24,7 +23,7 @@ Frame = npt.NDArray[np.uint8]
 
 @contextlib.contextmanager
 def open_peer(options: PeerOptions) -> Iterator[Ready]:
-    """See `interface`."""
+    """See `OpenPeer`."""
     height, width = options["imgsz"]
     frames = [np.full((height, width, 3), number, np.uint8) for number in range(_FRAMES)]
     with QueueProcesses(_echo, options, count=1, under_way=_UNDER_WAY) as processes:

@@ -1,8 +1,9 @@
-"""Processes between a queue of tasks and a queue of answers, as `multiprocessing` has them.
+"""The peer `queue-pool`, and what all peers with queues share: processes between a queue of tasks and one of answers.
 
+`queue-pool` is processes with an ONNX Runtime session each, fed with decoded images by a `multiprocessing.Queue`.
 Enters: what makes a function in each process, and tasks. Leaves: answers, in the order in which they come. Every
 task and every answer is pickled; that is what these peers are about. A process ends with the one that started it,
-however that ends. Knows no models.
+however that ends. `QueueProcesses` knows no models.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import connection, get_context, parent_process
 from typing import Any, NamedTuple
 
-from trt_yolo.bench.peers import PeerOptions
-from trt_yolo.bench.peers.interface import Found, Ready
+from trt_yolo.bench.peers import Found, PeerOptions, Ready
 from trt_yolo.bench.peers.onnxruntime import detector
 from trt_yolo.bench.peers.plain_loop import in_batches, read_plainly
 from trt_yolo.errors import BackendError
@@ -28,6 +28,22 @@ _LOOK_S = 0.5
 
 MakeAnswering = Callable[[PeerOptions], Callable[[Any], Any]]
 """Called once in each process, by its name: what it returns answers tasks."""
+
+
+@contextlib.contextmanager
+def open_peer(options: PeerOptions) -> Iterator[Ready]:
+    """See `OpenPeer`."""
+    batch, workers = options.get("batch", 1), options["workers"]
+    under_way = 2 * workers  # batches: one in each process, and one that waits for it
+    with QueueProcesses(detector, options, count=workers, under_way=under_way) as processes:
+
+        def run(paths: Iterable[str]) -> Iterator[Found]:
+            decoded = ([read_plainly(path) for path in some] for some in in_batches(paths, batch))
+            for number, found in processes.answers_to(decoded):
+                for place, rows in enumerate(found):
+                    yield Found(number * batch + place, rows)
+
+        yield Ready(run=run, under_way=under_way * batch)
 
 
 class Answer(NamedTuple):
@@ -155,20 +171,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     connection.wait([parent.sentinel])
     os._exit(1)  # nobody is left to clean up for
-
-
-# The peer `queue-pool`: processes with an ONNX Runtime session each, fed with decoded images by a Queue.
-@contextlib.contextmanager
-def open_peer(options: PeerOptions) -> Iterator[Ready]:
-    """See `interface`."""
-    batch, workers = options.get("batch", 1), options["workers"]
-    under_way = 2 * workers  # batches: one in each process, and one that waits for it
-    with QueueProcesses(detector, options, count=workers, under_way=under_way) as processes:
-
-        def run(paths: Iterable[str]) -> Iterator[Found]:
-            decoded = ([read_plainly(path) for path in some] for some in in_batches(paths, batch))
-            for number, found in processes.answers_to(decoded):
-                for place, rows in enumerate(found):
-                    yield Found(number * batch + place, rows)
-
-        yield Ready(run=run, under_way=under_way * batch)

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from trt_yolo.bench.peers import PeerOptions
-from trt_yolo.bench.peers.interface import Found, Ready, Rows
+from trt_yolo.bench.peers import Found, PeerOptions, Ready, Rows
 from trt_yolo.bench.peers.plain_loop import Image, read_plainly
 from trt_yolo.bench.peers.queues import QueueProcesses
 from trt_yolo.runtime.job import DEFAULT_CONF, DEFAULT_IOU
@@ -19,7 +18,7 @@ from trt_yolo.runtime.job import DEFAULT_CONF, DEFAULT_IOU
 
 @contextlib.contextmanager
 def open_peer(options: PeerOptions) -> Iterator[Ready]:
-    """See `interface`."""
+    """See `OpenPeer`."""
     under_way = 2 * options["workers"]
     with QueueProcesses(_predictor, options, count=options["workers"], under_way=under_way) as processes:
 

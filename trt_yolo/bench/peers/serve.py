@@ -22,8 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
 from trt_yolo.bench.flow import Flow
-from trt_yolo.bench.peers import PeerOptions, peer_named
-from trt_yolo.bench.peers.interface import OpenPeer, Ready
+from trt_yolo.bench.peers import OpenPeer, PeerOptions, Ready, peer_named
 from trt_yolo.bench.window import Window
 from trt_yolo.errors import BackendError, TrtYoloError
 

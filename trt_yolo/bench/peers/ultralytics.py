@@ -15,14 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from trt_yolo.bench.peers import PeerOptions
-from trt_yolo.bench.peers.interface import Found, Ready
+from trt_yolo.bench.peers import Found, PeerOptions, Ready
 from trt_yolo.runtime.job import DEFAULT_CONF, DEFAULT_IOU
 
 
 @contextlib.contextmanager
 def open_peer(options: PeerOptions) -> Iterator[Ready]:
-    """See `interface`."""
+    """See `OpenPeer`."""
     from ultralytics import YOLO
 
     device = options.get("device", "cpu")

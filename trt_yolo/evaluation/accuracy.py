@@ -6,7 +6,7 @@ of an image. `samples` makes samples from files; a list of them can be evaluated
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -20,11 +20,9 @@ from trt_yolo.evaluation.dataset import Labels
 from trt_yolo.evaluation.head_runner import HeadRunner
 from trt_yolo.evaluation.protocol import rows_for_map
 from trt_yolo.media.images import read_image
-from trt_yolo.vision.letterbox import Letterbox, boxes_to_source, fit_letterbox, letterbox_into
+from trt_yolo.system.progress import Progress, no_progress
+from trt_yolo.vision.letterbox import Letterbox, boxes_to_source, fit_letterbox, letterboxed
 from trt_yolo.vision.nms import Rows
-
-Progress = Callable[[int], None]
-"""Called with the number of samples that are done."""
 
 
 class Sample(NamedTuple):
@@ -67,10 +65,9 @@ def samples(
                 raise
             skipped.append(str(error))
             continue
-        letterbox = fit_letterbox(image.shape[:2], imgsz_hw)
-        frame = np.empty((*imgsz_hw, 3), np.uint8)
-        letterbox_into(image, frame, letterbox)
-        yield Sample(frame, letterbox, truth_from_labels(of_image, image.shape[:2]))
+        source_hw = image.shape[:2]
+        truth = truth_from_labels(of_image, source_hw)
+        yield Sample(letterboxed(image, imgsz_hw), fit_letterbox(source_hw, imgsz_hw), truth)
 
 
 def truth_from_labels(labels: Labels, source_hw: tuple[int, ...]) -> Truth:
@@ -91,7 +88,7 @@ def evaluate(
     labelled: Iterable[Sample],
     *,
     names: Mapping[int, str] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> Accuracy:
     """COCO's mAP of a model, by the protocol of `yolo val`.
 
@@ -99,7 +96,7 @@ def evaluate(
         runner: The model.
         labelled: Samples letterboxed to its size; an iterator is read as the work goes on, and nothing is kept.
         names: Class names by class id; None takes the model's.
-        progress: Called while the work goes on.
+        progress: Told the samples that are done; how many there are it is not told.
 
     Raises:
         InputError: No samples, or not one object in them.
@@ -113,8 +110,7 @@ def evaluate(
     while batch := list(islice(waiting, runner.manifest.batch.minimum)):
         predictions += _predictions(runner, batch)
         truths += [sample.truth for sample in batch]
-        if progress is not None:
-            progress(len(truths))
+        progress("measuring accuracy", len(truths), 0)
     if not truths:
         raise InputError("there is no image to measure accuracy with; give images that can be read")
     if not any(len(truth.class_id) for truth in truths):

@@ -11,8 +11,8 @@ import pytest
 from trt_yolo.artifacts.weights import demo_checkpoint
 from trt_yolo.demo.scenes import scene
 from trt_yolo.errors import ImageError, InputError
+from trt_yolo.evaluation.accuracy import evaluate, samples, truth_from_labels
 from trt_yolo.evaluation.dataset import Labels, dataset_from_yaml, labels_of_all
-from trt_yolo.evaluation.evaluating import evaluate, samples, truth_from_labels
 from trt_yolo.evaluation.head_runner import HeadRunner
 
 REFERENCE_MAP50_95, REFERENCE_MAP50 = 0.4451, 0.5972  # `yolo val`, ../shared/data/SOURCES.md
@@ -59,13 +59,13 @@ def test_samples_in_a_list_score_the_same_again_and_again(
 ) -> None:
     kept = list(samples(*scenes, (256, 256)))
     done: list[int] = []
-    first = evaluate(runner, kept, progress=done.append)
+    first = evaluate(runner, kept, progress=lambda _, count, _total: done.append(count))
     assert first.map50 > 0.5
     assert done == [1, 2, 3, 4, 5, 6]
     assert evaluate(runner, kept) == first
     with HeadRunner(demo_static4_onnx, threads=1) as of_four:
         done.clear()
-        second = evaluate(of_four, kept, progress=done.append)
+        second = evaluate(of_four, kept, progress=lambda _, count, _total: done.append(count))
     assert done == [4, 6]
     assert second.map50_95 == pytest.approx(first.map50_95, abs=0.01)
 
