@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SOURCES = sorted((ROOT / "trt_yolo" / "engine").glob("*.py")) + [
+SOURCES = [
+    *(path for folder in ("engine", "build") for path in sorted((ROOT / "trt_yolo" / folder).glob("*.py"))),
+    ROOT / "trt_yolo" / "inspection" / "from_inspector.py",
     *sorted((ROOT / "trt_yolo" / "backends").glob("tensorrt*.py")),
 ]
 MODULE = "trt"  # how the code calls it: a name, or an attribute of a `Library`
@@ -202,10 +204,10 @@ def test_the_code_fits_tensorrts_stubs() -> None:
 
 
 WRONG = [
-    ("building.py", "create_optimization_profile", "create_optimisation_profile"),
-    ("building.py", "trt.BuilderFlag.STRIP_PLAN", "trt.BuilderFlag.NO_SUCH_FLAG"),
-    ("building.py", "trt.OnnxParser(", "trt.NoSuchParser("),
-    ("log.py", "log.library.trt.Runtime(", "log.library.trt.NoSuchRuntime("),
+    ("build/plan_from_onnx.py", "create_optimization_profile", "create_optimisation_profile"),
+    ("build/plan_from_onnx.py", "trt.BuilderFlag.STRIP_PLAN", "trt.BuilderFlag.NO_SUCH_FLAG"),
+    ("build/plan_from_onnx.py", "trt.OnnxParser(", "trt.NoSuchParser("),
+    ("engine/log.py", "log.library.trt.Runtime(", "log.library.trt.NoSuchRuntime("),
 ]
 
 
@@ -213,9 +215,9 @@ WRONG = [
 def test_a_name_that_tensorrt_does_not_have_is_found(
     name: str, right: str, wrong: str, tmp_path: Path
 ) -> None:
-    source = (ROOT / "trt_yolo" / "engine" / name).read_text()
+    source = (ROOT / "trt_yolo" / name).read_text()
     assert right in source
-    (tmp_path / name).write_text(source.replace(right, wrong))
-    checked = _ty(tmp_path / name)
+    (tmp_path / "changed.py").write_text(source.replace(right, wrong))
+    checked = _ty(tmp_path / "changed.py")
     assert checked.returncode == 1, checked.stderr
     assert wrong.rstrip("(").rpartition(".")[2] in checked.stdout

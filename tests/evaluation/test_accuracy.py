@@ -20,7 +20,7 @@ TOLERANCE = 0.003
 NO_LABELS = Labels(boxes_cxcywhn=np.zeros((0, 4), np.float32), class_id=np.zeros(0, np.int64))
 
 
-@pytest.mark.parametrize("kind", ["pt", "deploy"])
+@pytest.mark.parametrize("kind", ["pt", pytest.param("deploy", marks=pytest.mark.slow)])
 def test_yolov8n_scores_what_yolo_val_says(
     kind: str, yolov8n: Path, shared: Path, yolov8n_onnx: Path
 ) -> None:

@@ -132,6 +132,7 @@ def test_a_dynamic_head_graph_is_given_fixed_sizes(
     assert report.parity.holds
 
 
+@pytest.mark.slow
 def test_ultralytics_exporter_finds_the_same(tmp_path: Path) -> None:
     pytest.importorskip("ultralytics")
     options = ExportOptions(exporter="ultralytics", imgsz_hw=(256, 256))
@@ -146,6 +147,7 @@ def test_ultralytics_exporter_finds_the_same(tmp_path: Path) -> None:
         assert_detections_match(got, wanted)
 
 
+@pytest.mark.slow
 def test_auto_falls_back_to_ultralytics_for_other_architectures(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -136,9 +136,7 @@ def yolov8n_head(yolov8n: Path) -> onnx.ModelProto:
     return head_from_checkpoint(checkpoint_from_file(yolov8n), imgsz_hw=(640, 640), batch=BatchRange(1, 1))
 
 
-@pytest.mark.parametrize(
-    ("conf", "rows"), [(0.25, 512), (0.05, 512), (0.001, 512), (0.001, 1024), (0.25, 64)]
-)
+@pytest.mark.parametrize(("conf", "rows"), [(0.25, 512), (0.001, 1024), (0.25, 64)])
 def test_equals_greedy_nms_on_real_candidates(
     yolov8n_head: onnx.ModelProto, val_images: list[Path], conf: float, rows: int
 ) -> None:

@@ -103,7 +103,9 @@ def test_every_opset(opset: int) -> None:
     _assert_close(model, network.model)
 
 
-@pytest.mark.parametrize("batch", [BatchRange(1, 1), BatchRange(1, 4)], ids=str)
+@pytest.mark.parametrize(
+    "batch", [pytest.param(BatchRange(1, 1), marks=pytest.mark.slow), BatchRange(1, 4)], ids=str
+)
 def test_heads_of_ultralytics(batch: BatchRange) -> None:
     pytest.importorskip("ultralytics")
     head = graphs.ultralytics_demo_head(batch)

@@ -64,7 +64,9 @@ def test_batch_and_opset_change_nothing(demo: Network, batch: BatchRange, opset:
     assert network.nodes == demo.nodes
 
 
-@pytest.mark.parametrize("batch", [BatchRange(1, 1), BatchRange(1, 4)], ids=str)
+@pytest.mark.parametrize(
+    "batch", [pytest.param(BatchRange(1, 1), marks=pytest.mark.slow), BatchRange(1, 4)], ids=str
+)
 def test_ultralytics_head_is_the_same_network(demo: Network, batch: BatchRange) -> None:
     pytest.importorskip("ultralytics")
     head = graphs.ultralytics_demo_head(batch)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.media.test_video_file import encoded
 from trt_yolo.demo.scenes import write_yolo_dataset
+from trt_yolo.media import decoders
 
 
 @pytest.mark.parametrize("kind", ["images", "video"])
@@ -17,7 +18,7 @@ def test_every_decoder_is_measured(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(decode_speed, "SECONDS", 0.02)
-    monkeypatch.setattr(decode_speed.gpu_images, "devices", list)
+    monkeypatch.setattr(decoders, "devices", list)
     monkeypatch.setattr(decode_speed.video, "devices", list)
     if kind == "images":
         write_yolo_dataset(tmp_path, train=0, val=2)

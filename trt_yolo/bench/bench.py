@@ -36,7 +36,7 @@ _LONGEST_S = 600.0
 _REST_S = 0.3  # after a peer: threads of OpenMP and PyTorch look for work for another 0.2 s
 
 OnStart = Callable[[str], None]
-Opened = Callable[[str | None, Layout, Sequence[Path], str], Subject]
+_Opened = Callable[[str | None, Layout, Sequence[Path], str], Subject]
 
 
 class Bench:
@@ -72,7 +72,7 @@ class Bench:
         say: Say | None = None,
         on_start: OnStart | None = None,
         on_note: OnStart | None = None,
-        opened: Opened = open_subject,
+        opened: _Opened = open_subject,
     ) -> None:
         self.options, self.paths, self.data, self.command = options, paths, data, command
         self._weights = weights

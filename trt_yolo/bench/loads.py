@@ -21,7 +21,7 @@ from trt_yolo.runtime.results import Policy
 
 ScenarioName = Literal["single-stream", "multi-stream", "server", "offline", "cameras"]
 NAMES: tuple[str, ...] = get_args(ScenarioName)
-DEFAULT_FPS = 25.0
+_DEFAULT_FPS = 25.0
 
 _COUNTED = {"multi-stream": "images a query", "cameras": "cameras"}
 _MOST = {"multi-stream": 4096, "cameras": 512}
@@ -50,7 +50,7 @@ class Scenario:
     name: ScenarioName
     count: int = 1
     rate: float | None = None
-    fps: float = DEFAULT_FPS
+    fps: float = _DEFAULT_FPS
     policy: Policy = "drop-oldest"
 
     def __post_init__(self) -> None:
@@ -156,7 +156,7 @@ def _refuse_misspelt(word: str) -> None:
         raise InputError(f"no scenario {word!r}; there are {', '.join(NAMES)}{hint}")
 
 
-class Issue(Protocol):
+class _Issue(Protocol):
     """Sends one image on its way."""
 
     def __call__(self, ended: Callable[[Exception | None], None]) -> None:
@@ -202,7 +202,7 @@ def poisson_arrivals(rate: float, seconds: float, *, seed: int) -> list[float]:
         arrivals.append(due_s)
 
 
-def open_loop(issue: Issue, arrivals_s: Sequence[float], *, seconds: float) -> Window:
+def open_loop(issue: _Issue, arrivals_s: Sequence[float], *, seconds: float) -> Window:
     """Sends images when they are due, whether or not earlier ones have been answered.
 
     Latencies count from when an image was due. If it could not be sent then, because all slots were full, it

@@ -135,7 +135,7 @@ class Reading:
 
 Say = Callable[[Reading], None]
 Around = Callable[[Contender], AbstractContextManager[object]]
-LoadAt = Callable[[Scenario, int], Contender]
+_LoadAt = Callable[[Scenario, int], Contender]
 
 
 @dataclass(eq=False)
@@ -222,7 +222,7 @@ def _turns(all_seen: Sequence[Seen], schedule: Schedule) -> Iterator[Seen]:
 
 
 def find_rate(
-    load_at: LoadAt, *, limit_ms: float, schedule: Schedule, seed: int, say: Say
+    load_at: _LoadAt, *, limit_ms: float, schedule: Schedule, seed: int, say: Say
 ) -> Iterator[FoundRate]:
     """Searches the highest rate of arrivals that keeps a latency limit; yields what is known after each trial.
 
@@ -257,7 +257,7 @@ def find_rate(
         yield FoundRate(limit_ms=limit_ms, rate=low or None, trials=tuple(trials))
 
 
-def _tried(load_at: LoadAt, rate: float, *, limit_ms: float, schedule: Schedule, seed: int) -> Trial:
+def _tried(load_at: _LoadAt, rate: float, *, limit_ms: float, schedule: Schedule, seed: int) -> Trial:
     scenario = dataclasses.replace(Scenario(name="server"), rate=rate)
     seconds = min(max(schedule.seconds, _LEAST_ARRIVALS / rate), max(schedule.seconds, _LONGEST_TRIAL_S))
     window = load_at(scenario, seed).window(seconds)

@@ -148,7 +148,7 @@ _OTHER_COMMAND = "another command"
 _OFF = ("false", "none")
 
 
-class Equivalent(NamedTuple):
+class _Equivalent(NamedTuple):
     """A word of another tool, whose it is, and what to write instead."""
 
     typed: str
@@ -156,7 +156,7 @@ class Equivalent(NamedTuple):
     text: str
 
 
-def equivalents(command: str, words: Sequence[str], options: Options) -> list[Equivalent]:
+def equivalents(command: str, words: Sequence[str], options: Options) -> list[_Equivalent]:
     """What to write for each word of another tool; a name or pattern of existing files is no such word."""
     found = (
         _equivalent(typed, name, value, command, options)
@@ -165,7 +165,7 @@ def equivalents(command: str, words: Sequence[str], options: Options) -> list[Eq
     return [one for one in found if one is not None]
 
 
-def equivalents_at_start(words: Sequence[str], options: Options) -> list[Equivalent]:
+def equivalents_at_start(words: Sequence[str], options: Options) -> list[_Equivalent]:
     """The same, of a line that does not begin with a command of trt-yolo: `yolo predict`, `mode=export`."""
     command, found = "", []
     for word in words:
@@ -175,7 +175,7 @@ def equivalents_at_start(words: Sequence[str], options: Options) -> list[Equival
             break
         text = f"trt-yolo {name}" if name in options else FIRST_WORDS.get(name)
         if text is not None:
-            found.append(Equivalent(word, "Ultralytics", text))
+            found.append(_Equivalent(word, "Ultralytics", text))
             named = re.search(r"trt-yolo ([a-z]+)", text)
             command = named[1] if named else command
         elif "=" not in word and not word.startswith("-"):
@@ -184,7 +184,7 @@ def equivalents_at_start(words: Sequence[str], options: Options) -> list[Equival
     return found + rest
 
 
-def sentence(found: Sequence[Equivalent]) -> str:
+def sentence(found: Sequence[_Equivalent]) -> str:
     """One line that says what to write instead of each word."""
     tool = found[0].tool
     what = "option" if tool == _OTHER_COMMAND else "syntax"
@@ -214,7 +214,7 @@ def _names_files(word: str) -> bool:
 
 def _equivalent(
     typed: str, name: str, value: str | None, command: str, options: Options
-) -> Equivalent | None:
+) -> _Equivalent | None:
     """What to write in this command or, if it has nothing like it, in another."""
     name = name.lower().replace("_", "-")
     tool = next((tool for tool, table in TABLES.items() if name in table), "Ultralytics")
@@ -229,7 +229,7 @@ def _equivalent(
     elif text is None:
         other = next((one for one, flags in options.items() if f"--{name}" in flags), next(iter(here)))
         text = f"trt-yolo {other} {here[other].removeprefix('just ')}"
-    return Equivalent(typed, tool, text.replace("{value}", _written(name, value)))
+    return _Equivalent(typed, tool, text.replace("{value}", _written(name, value)))
 
 
 def _texts(tool: str, name: str, options: Options) -> dict[str, str]:

@@ -106,7 +106,7 @@ class DeviceOptions:
             InputError: `--devices` is no list of numbers.
         """
         return {
-            "devices": devices_of(self.devices),
+            "devices": _devices_of(self.devices),
             "provider": cast("ProviderName", self.provider),
             "spin": spin_of(self.spin),
             "decoder": cast("DecoderName", self.decoder),
@@ -118,7 +118,7 @@ def spin_of(flag: bool | None) -> Spin:
     return RuntimeOptions.spin if flag is None else flag
 
 
-def devices_of(text: str) -> list[int]:
+def _devices_of(text: str) -> list[int]:
     """The GPUs of `0,1`.
 
     Raises:

@@ -26,7 +26,7 @@ _START_S = 240.0
 _ANSWER_S = 120.0
 _LOOK_S = 0.5
 
-MakeAnswering = Callable[[PeerOptions], Callable[[Any], Any]]
+_MakeAnswering = Callable[[PeerOptions], Callable[[Any], Any]]
 """Called once in each process, by its name: what it returns answers tasks."""
 
 
@@ -78,7 +78,7 @@ class QueueProcesses:
         BackendError: One of them could not start.
     """
 
-    def __init__(self, make: MakeAnswering, options: PeerOptions, *, count: int, under_way: int) -> None:
+    def __init__(self, make: _MakeAnswering, options: PeerOptions, *, count: int, under_way: int) -> None:
         self.under_way = under_way
         context = get_context("spawn")
         self._tasks, self._answers = context.Queue(), context.Queue()
@@ -152,7 +152,7 @@ def _checked(given: Any) -> Answer:
     return given
 
 
-def _answer_all(make: MakeAnswering, options: PeerOptions, tasks: Any, answers: Any) -> None:
+def _answer_all(make: _MakeAnswering, options: PeerOptions, tasks: Any, answers: Any) -> None:
     """The life of one process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
