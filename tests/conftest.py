@@ -102,6 +102,37 @@ def yolov8n_onnx(yolov8n: Path, once: Once) -> Path:
     return _exported(once, "yolov8n", source=yolov8n)
 
 
+@pytest.fixture(scope="session")
+def ultralytics_demo_onnx(once: Once) -> Path:
+    """The demo model's head graph as Ultralytics exports it with dynamic=True."""
+    pytest.importorskip("ultralytics")
+    from trt_yolo.artifacts.shapes import BatchRange
+    from trt_yolo.artifacts.weights import demo_checkpoint
+    from trt_yolo.graph.from_ultralytics import onnx_from_ultralytics
+
+    def make(folder: Path) -> None:
+        onnx_from_ultralytics(
+            demo_checkpoint(),
+            folder / "demo.onnx",
+            imgsz_hw=(256, 256),
+            batch=BatchRange(1, 4),
+            opset=19,
+            verbose=False,
+        )
+
+    return once("ultralytics", make) / "demo.onnx"
+
+
+@pytest.fixture(scope="session")
+def fake_cuda(once: Once) -> Path:
+    """The folder of the stand-in for NVIDIA's driver, with the kernel of the GPU tests."""
+    pytest.importorskip("cuda.bindings.driver")
+    from tests.fake_cuda import built
+    from tests.gpu.kernel_backend import SOURCE
+
+    return once("cuda", lambda folder: built(folder, SOURCE))
+
+
 def _exported(
     once: Once, name: str, *, source: Path | None = None, batch: str = "1", head: bool = False
 ) -> Path:

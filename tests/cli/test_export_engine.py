@@ -211,8 +211,8 @@ def test_a_deploy_graph_has_no_head_to_give(demo_onnx: Path, tmp_path: Path, cli
 @pytest.mark.parametrize(
     ("arguments", "profile", "stem"),
     [
-        (["--profile", "1,2,4"], [1, 2, 4], "demo-b1-4"),
-        (["--batch", "1:4"], [1, 4, 4], "demo-b1-4"),
+        pytest.param(["--profile", "1,2,4"], [1, 2, 4], "demo-b1-4", marks=pytest.mark.slow),
+        pytest.param(["--batch", "1:4"], [1, 4, 4], "demo-b1-4", marks=pytest.mark.slow),
         (["--batch", "1:4", "--profile", "2,2,3"], [2, 2, 3], "demo-b1-4"),
     ],
     ids=["profile", "dynamic", "both"],
@@ -257,7 +257,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_yolo_dataset(tmp_path_factory.mktemp("data"), train=20, val=16)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", [pytest.param("fp16", marks=pytest.mark.slow), "int8"])
 def test_the_accuracy_goes_into_the_engines_manifest(
     precision: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Command
 ) -> None:
@@ -549,7 +549,7 @@ def _at_work(folder: Path) -> bool:
     [
         (signal.SIGINT, _begun, False, False),
         (signal.SIGINT, _begun, True, True),
-        (signal.SIGINT, _at_work, False, True),
+        pytest.param(signal.SIGINT, _at_work, False, True, marks=pytest.mark.slow),
         (signal.SIGINT, _at_work, True, False),
         (signal.SIGTERM, _at_work, False, False),
     ],

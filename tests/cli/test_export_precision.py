@@ -29,7 +29,7 @@ _QUICK = """
 import pytest
 from tests.precision.graphs import quicken_int8
 from trt_yolo.cli.main import run
-quicken_int8(pytest.MonkeyPatch(), "l2.4", search=True)
+quicken_int8(pytest.MonkeyPatch(), "l2.4")
 run()
 """
 
@@ -315,7 +315,7 @@ _BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("precision", ["--int8", "--fp16"])
+@pytest.mark.parametrize("precision", ["--int8", pytest.param("--fp16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("arguments", "parts"), _BAD, ids=[" ".join(row[0])[-40:] for row in _BAD])
 def test_bad_input(
     precision: str, arguments: list[str], parts: list[str], files: Path, tmp_path: Path, cli: Command

@@ -20,7 +20,6 @@ from trt_yolo.errors import ExportError, InputError, UnsupportedModelError
 from trt_yolo.export import onnx_from_model
 from trt_yolo.export.onnx_from_model import export_model, export_to_cache
 from trt_yolo.export.options import ExportOptions
-from trt_yolo.graph.from_ultralytics import onnx_from_ultralytics
 
 
 def _input_shape(path: Path) -> list[int | str]:
@@ -104,18 +103,6 @@ def test_a_head_graph_becomes_the_same_deploy_graph(demo_head_onnx: Path, tmp_pa
             assert_detections_match(got, wanted)
 
 
-@pytest.fixture(scope="module")
-def dynamic_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's head graph as Ultralytics exports it with dynamic=True: every side is dynamic."""
-    pytest.importorskip("ultralytics")
-    path = tmp_path_factory.mktemp("ultralytics") / "demo.onnx"
-    onnx_from_ultralytics(
-        demo_checkpoint(), path, imgsz_hw=(256, 256), batch=BatchRange(1, 4), opset=19, verbose=False
-    )
-    assert all(isinstance(side, str) for side in (_input_shape(path)[0], *_input_shape(path)[2:]))
-    return path
-
-
 @pytest.mark.parametrize(
     ("options", "shape"),
     [
@@ -124,9 +111,11 @@ def dynamic_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_a_dynamic_head_graph_is_given_fixed_sizes(
-    dynamic_head: Path, options: ExportOptions, shape: list[int | str], tmp_path: Path
+    ultralytics_demo_onnx: Path, options: ExportOptions, shape: list[int | str], tmp_path: Path
 ) -> None:
-    report = export_model(dynamic_head, out=tmp_path, options=options)
+    batch, _, *sides = _input_shape(ultralytics_demo_onnx)
+    assert all(isinstance(side, str) for side in (batch, *sides))
+    report = export_model(ultralytics_demo_onnx, out=tmp_path, options=options)
     assert _input_shape(report.artifacts[0].path) == shape
     assert report.parity is not None
     assert report.parity.holds

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.fake_cuda import built
 from tests.gpu.kernel_backend import compiled
 from tests.gpu.rows_rule import expected_rows
 
@@ -29,19 +28,12 @@ frames = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), dtype=np.uint8)
 Run = Callable[..., str]
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the built library."""
-    pytest.importorskip("cuda.bindings.driver")
-    return built(tmp_path_factory.mktemp("fake_cuda"), KERNEL)
-
-
 @pytest.fixture
-def run(library: Path) -> Run:
+def run(fake_cuda: Path) -> Run:
     """Runs code in a process that finds the stand-in; returns what it prints."""
 
     def run(source: str, **settings: str) -> str:
-        env = os.environ | {"LD_LIBRARY_PATH": str(library), "PYTHONPATH": str(ROOT)} | settings
+        env = os.environ | {"LD_LIBRARY_PATH": str(fake_cuda), "PYTHONPATH": str(ROOT)} | settings
         command = [sys.executable, "-X", "faulthandler", "-c", HEADER + textwrap.dedent(source)]
         done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr

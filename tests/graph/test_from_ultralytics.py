@@ -35,6 +35,7 @@ def _random_model(yaml: str, *, channels: int = 3) -> Any:
     return model.eval()
 
 
+@pytest.mark.slow
 def test_auto_gives_the_one_to_many_head(tmp_path: Path) -> None:
     model = _random_model("yolo26n.yaml")
     torch.save({"model": model, "train_args": {"imgsz": 96}}, tmp_path / "other.pt")

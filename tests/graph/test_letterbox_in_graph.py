@@ -146,7 +146,11 @@ def test_it_finds_the_same(batch: BatchRange | None, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("precision", "target", "score"),
-    [("fp16", "tensorrt", 0.03), ("int8", "tensorrt", 0.1), ("int8", "cpu", 0.1)],
+    [
+        pytest.param("fp16", "tensorrt", 0.03, marks=pytest.mark.slow),
+        ("int8", "tensorrt", 0.1),
+        pytest.param("int8", "cpu", 0.1, marks=pytest.mark.slow),
+    ],
 )
 def test_every_precision_finds_the_same(
     precision: Precision,

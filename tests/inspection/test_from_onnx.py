@@ -117,8 +117,8 @@ def test_a_dynamic_batch_has_multiply_accumulates_of_one_image(demo_dynamic_onnx
     assert sum(layer.macs or 0 for layer in inspection.layers if layer.kind == "Conv") == network.macs
 
 
-def test_what_ultralytics_wrote(tmp_path: Path) -> None:
-    inspection = inspected(graphs.ultralytics_demo_head(graphs.STATIC), tmp_path)
+def test_what_ultralytics_wrote(ultralytics_demo_onnx: Path, tmp_path: Path) -> None:
+    inspection = inspected(graphs.head_of_ultralytics(ultralytics_demo_onnx), tmp_path)
     assert inspection.manifest is not None
     assert (inspection.manifest.graph, len(inspection.manifest.names)) == ("head", 10)
     assert (inspection.manifest.precision, inspection.manifest.opset) == ("fp32", 19)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -19,7 +18,6 @@ from trt_yolo.artifacts.weights import demo_checkpoint
 from trt_yolo.backends.base import images_for_head
 from trt_yolo.backends.onnxruntime import open_session
 from trt_yolo.demo.scenes import scene
-from trt_yolo.graph.from_ultralytics import onnx_from_ultralytics
 from trt_yolo.graph.head_from_checkpoint import checkpoint_from_file, head_from_checkpoint
 from trt_yolo.graph.head_from_onnx import head_from_onnx
 from trt_yolo.graph.writer import DEFAULT_OPSET
@@ -55,14 +53,9 @@ def network_of_checkpoint(path: Path, side: int, *, batch: BatchRange = STATIC) 
 
 
 @cache
-def ultralytics_demo_head(batch: BatchRange) -> onnx.ModelProto:
-    """The demo's head graph as Ultralytics writes it and trt-yolo reads it; not to be changed."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "demo.onnx"
-        onnx_from_ultralytics(
-            demo_checkpoint(), path, imgsz_hw=(256, 256), batch=batch, opset=DEFAULT_OPSET, verbose=False
-        )
-        return head_from_onnx(path, imgsz_hw=(256, 256), batch=batch)[0]
+def head_of_ultralytics(path: Path) -> onnx.ModelProto:
+    """The demo's head graph as Ultralytics wrote it and trt-yolo reads it; not to be changed."""
+    return head_from_onnx(path, imgsz_hw=(256, 256), batch=BatchRange(1, 4))[0]
 
 
 @cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -103,12 +105,8 @@ def test_every_opset(opset: int) -> None:
     _assert_close(model, network.model)
 
 
-@pytest.mark.parametrize(
-    "batch", [pytest.param(BatchRange(1, 1), marks=pytest.mark.slow), BatchRange(1, 4)], ids=str
-)
-def test_heads_of_ultralytics(batch: BatchRange) -> None:
-    pytest.importorskip("ultralytics")
-    head = graphs.ultralytics_demo_head(batch)
+def test_heads_of_ultralytics(ultralytics_demo_onnx: Path) -> None:
+    head = graphs.head_of_ultralytics(ultralytics_demo_onnx)
     network = network_of(head, origin="theirs")
     model = fp16_from_float(head, network)
     assert (model.graph.input, model.graph.output) == (head.graph.input, head.graph.output)

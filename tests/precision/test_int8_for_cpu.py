@@ -322,12 +322,8 @@ def _assert_becomes_int8(head: onnx.ModelProto, folder: Path) -> None:
     assert 0 < off[:, 4:].mean() < 3e-4
 
 
-@pytest.mark.parametrize(
-    "batch", [pytest.param(BatchRange(1, 1), marks=pytest.mark.slow), BatchRange(1, 4)], ids=str
-)
-def test_heads_of_ultralytics(batch: BatchRange, tmp_path: Path) -> None:
-    pytest.importorskip("ultralytics")
-    _assert_becomes_int8(graphs.ultralytics_demo_head(batch), tmp_path)
+def test_heads_of_ultralytics(ultralytics_demo_onnx: Path, tmp_path: Path) -> None:
+    _assert_becomes_int8(graphs.head_of_ultralytics(ultralytics_demo_onnx), tmp_path)
 
 
 def test_constants_as_nodes(demo: Network, tmp_path: Path) -> None:

@@ -95,8 +95,8 @@ def int8(data: Path, tmp_path_factory: pytest.TempPathFactory) -> _Made:
 @pytest.fixture(scope="module")
 def cpu(data: Path, tmp_path_factory: pytest.TempPathFactory) -> _Made:
     with pytest.MonkeyPatch.context() as context:
-        graphs.quicken_int8(context, "mse")
-        return _export(tmp_path_factory.mktemp("cpu"), data, target="cpu", method="mse", max_drop=1.5)
+        graphs.quicken_int8(context, "percentile")
+        return _export(tmp_path_factory.mktemp("cpu"), data, target="cpu", method="percentile", max_drop=1.5)
 
 
 @pytest.fixture(scope="module")
@@ -312,8 +312,8 @@ def test_a_cache_of_something_else_is_not_reused(
 def test_int8_for_a_cpu_has_no_half_precision(cpu: _Made, float32: Path) -> None:
     assert FLOAT16 not in set(graphs.types_of(cpu.model).values())
     accuracy = cpu.accuracy
-    assert (accuracy.target, accuracy.method) == ("cpu", "mse")
-    assert [one.method for one in accuracy.methods] == ["mse"]
+    assert (accuracy.target, accuracy.method) == ("cpu", "percentile")
+    assert [one.method for one in accuracy.methods] == ["percentile"]
     assert accuracy.drop <= 1.0
     assert accuracy.int8_share >= 0.9
     assert cpu.path.stat().st_size <= 0.32 * float32.stat().st_size

@@ -64,12 +64,8 @@ def test_batch_and_opset_change_nothing(demo: Network, batch: BatchRange, opset:
     assert network.nodes == demo.nodes
 
 
-@pytest.mark.parametrize(
-    "batch", [pytest.param(BatchRange(1, 1), marks=pytest.mark.slow), BatchRange(1, 4)], ids=str
-)
-def test_ultralytics_head_is_the_same_network(demo: Network, batch: BatchRange) -> None:
-    pytest.importorskip("ultralytics")
-    head = graphs.ultralytics_demo_head(batch)
+def test_ultralytics_head_is_the_same_network(demo: Network, ultralytics_demo_onnx: Path) -> None:
+    head = graphs.head_of_ultralytics(ultralytics_demo_onnx)
     network = network_of(head, origin="theirs")
     assert graphs.kinds(head)["Conv"] == 64, "with the one that decodes boxes"
     assert [one.macs for one in network.convolutions] != []

@@ -284,8 +284,8 @@ def test_the_demo_model_has_its_scenes(tmp_path: Path, caplog: pytest.LogCapture
     assert (len(found.calibration), len(found.held_out)) == (128, 128)
     assert found.labels is not None
     assert {path.parent.name for path in found.calibration} == {"train"}
-    wanted = [scene(index).class_id.tolist() for index in range(128)]
-    assert [sorted(one.class_id.tolist()) for one in found.labels] == [sorted(one) for one in wanted]
+    wanted = [scene(index).class_id.tolist() for index in range(0, 128, 16)]
+    assert [sorted(one.class_id.tolist()) for one in found.labels[::16]] == [sorted(one) for one in wanted]
     assert caplog.records == []
 
 

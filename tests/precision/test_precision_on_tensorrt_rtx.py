@@ -26,7 +26,7 @@ from trt_yolo.precision.observer import observe
 
 trt: Any = pytest.importorskip("tensorrt_rtx", reason="extra `rtx` is not installed")
 
-BATCHES = [BatchRange(1, 1), BatchRange(1, 16)]
+BATCHES = [pytest.param(BatchRange(1, 1), marks=pytest.mark.slow), BatchRange(1, 16)]
 ROWS = 64
 CONVOLVING = ("correlation", "runtime_fusion", "gemm")
 

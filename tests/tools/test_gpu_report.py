@@ -15,8 +15,7 @@ import gpu_report
 import gpu_rows
 import pytest
 
-from tests.fake_cuda import built
-from tests.gpu.kernel_backend import IMAGE, SOURCE, compiled
+from tests.gpu.kernel_backend import IMAGE, compiled
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -33,13 +32,11 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 @pytest.fixture(scope="module")
-def stand_in(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def stand_in(fake_cuda: Path) -> dict[str, str]:
     """The environment of a process that finds a GPU which is none."""
-    pytest.importorskip("cuda.bindings.driver")
-    folder = built(tmp_path_factory.mktemp("cuda"), SOURCE)
-    image = folder / "kernel.cubin"
+    image = fake_cuda / "kernel.cubin"
     image.write_bytes(compiled(90))  # now: NVRTC crashes where the stand-in is found
-    return {"LD_LIBRARY_PATH": str(folder), IMAGE: str(image), "TRT_YOLO_LOAD_S": "1"}
+    return {"LD_LIBRARY_PATH": str(fake_cuda), IMAGE: str(image), "TRT_YOLO_LOAD_S": "1"}
 
 
 def test_without_a_gpu() -> None:
@@ -79,6 +76,7 @@ def _rehearsed(step: str, path: Path, environment: dict[str, str]) -> list[dict[
     return rows
 
 
+@pytest.mark.slow
 def test_facts_of_cuda(stand_in: dict[str, str], tmp_path: Path) -> None:
     """What runs first on a GPU: traps, contexts that come and go."""
     facts = {row["name"]: row for row in _rehearsed("cuda", tmp_path / "report.json", stand_in)}
