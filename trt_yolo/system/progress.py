@@ -1,4 +1,4 @@
-"""How long work tells how far it is. Knows no terminal: `cli/render.py` draws it."""
+"""The one form in which work that takes long reports its progress. Knows no terminal: `cli/render.py` draws it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told by whatever takes long; called on the thread that works."""
+    """Called by work that takes long, on its own thread."""
 
     def __call__(self, stage: str, done: int, total: int, /) -> None:
-        """A step is done.
+        """Reports that a step is done.
 
         Args:
             stage: What is being done, in words.
@@ -20,4 +20,4 @@ class Progress(Protocol):
 
 
 def no_progress(stage: str, done: int, total: int, /) -> None:
-    """For work that nobody watches."""
+    """Reports to nobody."""
