@@ -591,6 +591,7 @@ _DRAWN = """
 """
 
 
+@pytest.mark.slow
 def test_a_page_opens_without_an_error_or_a_request(
     chromium: browser.Browser, report: Report, tmp_path: Path
 ) -> None:
@@ -600,6 +601,7 @@ def test_a_page_opens_without_an_error_or_a_request(
     assert chromium.value(_DRAWN) == plots
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [400, 1200])
 def test_a_page_is_as_wide_as_its_window(chromium: browser.Browser, tmp_path: Path, width: int) -> None:
     _shown(chromium, reports.comparison(), tmp_path, width=width)
@@ -610,6 +612,7 @@ def test_a_page_is_as_wide_as_its_window(chromium: browser.Browser, tmp_path: Pa
     assert max(widths) <= width
 
 
+@pytest.mark.slow
 def test_text_in_plots_follows_the_colours_of_the_system(chromium: browser.Browser, tmp_path: Path) -> None:
     colour = 'getComputedStyle(document.querySelector(".xtick text")).fill'
     _shown(chromium, reports.single(), tmp_path, is_dark=True)
@@ -620,6 +623,7 @@ def test_text_in_plots_follows_the_colours_of_the_system(chromium: browser.Brows
     assert chromium.errors == []
 
 
+@pytest.mark.slow
 def test_hostile_names_are_read_and_not_run(chromium: browser.Browser, tmp_path: Path) -> None:
     _shown(chromium, reports.hostile(), tmp_path)
     rows = chromium.value('[...document.querySelectorAll(".annotation-text")].map(one => one.textContent)')
@@ -628,6 +632,7 @@ def test_hostile_names_are_read_and_not_run(chromium: browser.Browser, tmp_path:
     assert chromium.errors == []
 
 
+@pytest.mark.slow
 def test_the_browser_notices_errors_and_requests(chromium: browser.Browser, tmp_path: Path) -> None:
     page = tmp_path / "bad.html"
     page.write_text(

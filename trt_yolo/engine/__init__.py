@@ -1,4 +1,4 @@
-"""TensorRT engines: built from ONNX, described, checked before they are loaded, built anew.
+"""Facts about TensorRT engines: what lies in one, where it loads, its options, how it is kept on disk.
 
-`tensorrt` and `tensorrt_rtx` are imported in `library.py` alone, and only where one of them is asked to work.
+Builds nothing: that is `trt_yolo.build`. Runs nothing: that is `trt_yolo.backends`.
 """
