@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-OURS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+_BASE = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
 VARIANTS: dict[str, dict[str, str]] = {
-    "ours": {},
+    "nchw": {},
     "nhwc": {"prefer_nhwc": "1"},
     "nhwc, fused bias": {"prefer_nhwc": "1", "fuse_conv_bias": "1"},
     "no graph": {"enable_cuda_graph": "0"},
@@ -32,7 +32,7 @@ Call = Callable[[], None]
 
 
 def main() -> int:
-    """Prints a line for each model, batch and variant: milliseconds, and against `ours`."""
+    """Prints a line for each model, batch and variant: milliseconds, and against `nchw`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--batches", default="1,16")
@@ -56,7 +56,7 @@ def main() -> int:
             if time.monotonic() < end_s:
                 found["times"] += measured(model, batch, is_first=model == models[0])
             if given.kernels and model == models[0]:
-                for name in ("ours", "nhwc"):
+                for name in ("nchw", "nhwc"):
                     label = f"{model.stem}, batch {batch}, {name}"
                     found["kernels"][label] = kernels(model, batch, VARIANTS[name])
             if given.json:
@@ -94,11 +94,11 @@ def measured(model: Path, batch: int, *, is_first: bool) -> list[dict[str, Any]]
             continue
         name = row["variant"]
         row["ms"] = statistics.median(times[name]) * 1e3
-        pairs = zip(times[name], times.get("ours", times[name]), strict=True)
-        row["against_ours"] = statistics.median(one / other for one, other in pairs)
-        row["differs_by"] = float(np.abs(answers[name] - answers.get("ours", answers[name])).max())
+        pairs = zip(times[name], times.get("nchw", times[name]), strict=True)
+        row["against_nchw"] = statistics.median(one / other for one, other in pairs)
+        row["differs_by"] = float(np.abs(answers[name] - answers.get("nchw", answers[name])).max())
         print(
-            f"{model.stem:28} batch {batch:2} {name:18} {row['ms']:8.3f} ms {row['against_ours']:6.3f} "
+            f"{model.stem:28} batch {batch:2} {name:18} {row['ms']:8.3f} ms {row['against_nchw']:6.3f} "
             f"start {row['start_s']:5.2f} s, differs {row['differs_by']:.3g}",
             flush=True,
         )
@@ -120,7 +120,7 @@ def call_of(model: Path, batch: int, options: dict[str, str]) -> tuple[Call, Cal
     given.log_severity_level = 4
     onnxruntime.set_default_logger_severity(3)
     given.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    provider = {"device_id": "0", "enable_cuda_graph": "1", **OURS, **options}
+    provider = {"device_id": "0", "enable_cuda_graph": "1", **_BASE, **options}
     session = onnxruntime.InferenceSession(
         str(model), given, providers=[("CUDAExecutionProvider", provider)], enable_fallback=0
     )
